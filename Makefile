@@ -1,0 +1,86 @@
+# What a developer does with this repository. Needs make and Python 3.11 or newer, nothing else.
+
+PYTHON3 ?= python3
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+PIP := $(PYTHON) -m pip --disable-pip-version-check -qq
+VERSION := 0.1.0
+UV := uv==0.13.9
+WORKERS ?= 2
+CODE := $(wildcard api tests migrations bench requirements)
+PYTEST := $(PYTHON) -m pytest -n $(WORKERS)
+
+.DEFAULT_GOAL := help
+.SUFFIXES:
+.DELETE_ON_ERROR:
+.PHONY: help venv demo test test-all lint format check freeze extension bench wheel requirements clean
+
+help: ## list the targets
+	@echo "make TARGET, where TARGET is one of"
+	@sed -n 's/^\([a-z][a-z-]*\):[^#]*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; \
+	do printf '  %-13s %s\n' "$$name" "$$text"; done
+
+venv: $(VENV)/.dev ## make the virtual environment with everything that development needs
+
+demo: $(VENV)/.demo ## run the demo (options: make demo ARGS="--port 8001")
+	@exec $(PYTHON) -m daybook demo $(ARGS)
+
+test: $(VENV)/.dev ## run the tests on the newest embedded PostgreSQL (PG=15 takes another, ARGS="-k seal" goes to pytest)
+	@$(PYTEST) $(ARGS)
+
+test-all: $(VENV)/.dev ## run the tests on each PostgreSQL found (PG="15 18": on these)
+	@$(PYTHON) -m tests.on_every_server -n $(WORKERS) $(ARGS)
+
+lint: $(VENV)/.dev ## check style, format and types
+	@$(PYTHON) -m ruff check $(CODE)
+	@$(PYTHON) -m ruff format --check $(CODE)
+	@$(PYTHON) -m mypy --strict $(CODE)
+
+format: $(VENV)/.dev ## format the Python code
+	@$(PYTHON) -m ruff check --fix $(CODE)
+	@$(PYTHON) -m ruff format $(CODE)
+
+check: lint test ## lint and test
+
+freeze: $(VENV)/.dev ## copy sql/ into the migration that is not released yet
+	@$(PYTHON) migrations/freeze.py $(ARGS)
+
+extension: ## build build/extension, to be copied into a server's share/extension folder
+	@mkdir -p build/extension
+	@cp sql/pg_daybook.control build/extension/pg_daybook.control
+	@cat $(sort $(wildcard sql/*.sql)) > build/extension/pg_daybook--$(VERSION).sql
+	@echo build/extension
+
+bench: $(VENV)/.dev ## measure against untracked tables (ARGS="--help")
+	@$(PYTHON) -m bench $(ARGS)
+
+wheel: $(VENV)/.dev ## build the wheel into dist/
+	@$(PYTHON) -m build --wheel --no-isolation --outdir dist
+
+requirements: $(VENV)/.dev ## resolve requirements/*.txt anew from pyproject.toml
+	@$(PIP) install $(UV)
+	@$(PYTHON) requirements/resolve.py
+
+clean: ## remove what was built, the virtual environment included
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps say what is installed: made once, made anew when the pins change.
+
+$(VENV)/.python:
+	@$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	echo 'Python 3.11 or newer is needed; name one: make PYTHON3=python3.12' >&2; exit 2; }
+	@$(PYTHON3) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.demo: requirements/demo.txt pyproject.toml | $(VENV)/.python
+	@echo 'Installing what the demo needs into $(VENV) …' >&2
+	@$(PIP) install --require-hashes -r requirements/demo.txt
+	@$(PIP) install --no-deps --no-build-isolation --no-index --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt pyproject.toml | $(VENV)/.python
+	@echo 'Installing what development needs into $(VENV) …' >&2
+	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@$(PIP) install --no-deps --no-build-isolation --no-index --editable .
+	@touch $@ $(VENV)/.demo

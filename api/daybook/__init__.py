@@ -1,0 +1,6 @@
+"""pg_daybook keeps a log of resource, permission and role changes in PostgreSQL and lets administrators read it.
+
+This module must not import the web application: it is imported by the application that is audited.
+"""
+
+__version__ = "0.1.0"

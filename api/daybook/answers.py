@@ -1,0 +1,226 @@
+"""Answers are the bodies of the REST app: their shapes, in the order of their keys, and how rows become them.
+
+Nothing here reads the database; stored JSON passes through unparsed, so that no number changes on its way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from .addresses import Pairs, page_link
+from .database import Row
+from .queries import SHOWN_CHANGES, Found
+
+ENTRY_PATH = "/api/v1/notification/entry/"
+
+Moment = Annotated[str, Meta(description="RFC 3339 in UTC, with Z; microseconds only when they are not zero.")]
+Address = Annotated[str, Meta(description="An absolute URL.")]
+Values = dict[str, Any]
+
+
+class Performer(Struct):
+    """Who did it, as named then; `system` for what no user did."""
+
+    id: str
+    name: str
+
+
+class Actor(Struct):
+    """Who did it, with its kind: user, service or system."""
+
+    type: str
+    id: str
+    name: str
+
+
+class Resource(Struct):
+    """The thing affected, as it was named then, and the tracked table it stands in."""
+
+    type: str
+    id: str | None
+    name: str | None
+    table_schema: str | None
+    table_name: str | None
+
+
+class Change(Struct):
+    """One changed row; `row_key` is its own key where that is not the resource's id."""
+
+    resource_id: str | None
+    resource_name: str | None
+    row_key: str | None
+    before: Values | None
+    after: Values | None
+
+
+class Changes(Struct):
+    """How many rows changed, the first of them, and where to find all when these are not all."""
+
+    row_count: int
+    rows: list[Change]
+    url: Address | None
+
+
+class Context(Struct):
+    """What the application said of its transaction, what the log added, and the login that wrote."""
+
+    request_id: str | None
+    reason: Any
+    ip: Any
+    user_agent: Any
+    metadata: Any
+    subject: Any
+    details: Any
+    invalid: Any
+    database_user: str
+    transaction_id: str
+
+
+class Entry(Struct):
+    """One line of the log; the keys after `performer` are there when `expand` asks for them."""
+
+    id: str
+    created_at: Moment
+    event: str
+    resource_id: str | None
+    resource_type: str
+    performer: Performer
+    changes: Changes | UnsetType = UNSET
+    context: Context | UnsetType = UNSET
+    actor: Actor | UnsetType = UNSET
+    resource: Resource | UnsetType = UNSET
+
+
+class Links(Struct):
+    """The neighbouring pages; null at the edges."""
+
+    next: Address | None
+    previous: Address | None
+
+
+class Numbers(Struct):
+    """The number of this page and of its neighbours; null at the edges."""
+
+    page: int
+    next_page: int | None
+    previous_page: int | None
+
+
+class EntryPage(Struct):
+    """One page of entries, newest first; `count` is how many there are on all pages."""
+
+    count: int
+    next: Address | None
+    previous: Address | None
+    results: list[Entry]
+    links: Links
+    meta: Numbers
+    total_pages: int
+
+
+class ChangePage(Struct):
+    """One page of the changed rows of an entry; `count` is how many there are on all pages."""
+
+    count: int
+    next: Address | None
+    previous: Address | None
+    results: list[Change]
+    links: Links
+    meta: Numbers
+    total_pages: int
+
+
+class Health(Struct):
+    """The app answers and the log can be read."""
+
+    status: str
+
+
+class Detail(Struct):
+    """Why the request was not answered."""
+
+    detail: str
+
+
+def write_moment(moment: datetime) -> str:
+    """A moment in UTC by RFC 3339, with Z; microseconds only when they are not zero."""
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat() + "Z"
+
+
+def entry_page(
+    found: Found, base: str, path: str, query: Pairs, expand: frozenset[str], changes: Mapping[UUID, Sequence[Row]]
+) -> EntryPage:
+    """The body for a page of entries; `changes` are the first rows of the bulk entries among them."""
+    entries = [write_entry(row, base, expand, changes) for row in found.rows]
+    return EntryPage(**_paging(found, base + path, query), results=entries)
+
+
+def change_page(found: Found, base: str, path: str, query: Pairs) -> ChangePage:
+    """The body for a page of an entry's changed rows."""
+    return ChangePage(**_paging(found, base + path, query), results=[_change(row) for row in found.rows])
+
+
+def write_entry(row: Row, base: str, expand: frozenset[str], changes: Mapping[UUID, Sequence[Row]]) -> Entry:
+    """One entry with the keys that `expand` names."""
+    return Entry(
+        id=str(row["id"]),
+        created_at=write_moment(row["created_at"]),
+        event=row["event"],
+        resource_id=row["resource_id"],
+        resource_type=row["resource_type"],
+        performer=Performer(row["actor_id"], row["actor_name"]),
+        changes=_changes(row, base, changes) if "changes" in expand else UNSET,
+        context=_context(row) if "context" in expand else UNSET,
+        actor=Actor(row["actor_type"], row["actor_id"], row["actor_name"]) if "actor" in expand else UNSET,
+        resource=_resource(row) if "resource" in expand else UNSET,
+    )
+
+
+def changes_path(entry_id: UUID) -> str:
+    """The path under which all changed rows of an entry are listed."""
+    return f"{ENTRY_PATH}{entry_id}/changes/"
+
+
+def own_changes(row: Row) -> list[Row]:
+    """The changed row that stands in the entry itself: none for bulk entries, events and TRUNCATE."""
+    return [row] if row["row_count"] == 1 and (row["before"] is not None or row["after"] is not None) else []
+
+
+def _paging(found: Found, url: str, query: Pairs) -> dict[str, Any]:
+    next_page = found.page + 1 if found.page < found.total_pages else None
+    previous_page = found.page - 1 if found.page > 1 else None
+    links = Links(page_link(url, query, next_page), page_link(url, query, previous_page))
+    return {
+        "count": found.count,
+        "next": links.next,
+        "previous": links.previous,
+        "links": links,
+        "meta": Numbers(found.page, next_page, previous_page),
+        "total_pages": found.total_pages,
+    }
+
+
+def _changes(row: Row, base: str, changes: Mapping[UUID, Sequence[Row]]) -> Changes:
+    rows = changes.get(row["id"]) or own_changes(row)
+    more = len(rows) > SHOWN_CHANGES
+    shown = [_change(change) for change in rows[:SHOWN_CHANGES]]
+    return Changes(row["row_count"], shown, base + changes_path(row["id"]) if more else None)
+
+
+def _change(row: Row) -> Change:
+    return Change(row["resource_id"], row["resource_name"], row["row_key"], row["before"], row["after"])
+
+
+def _context(row: Row) -> Context:
+    return Context(**{name: row[name] for name in Context.__struct_fields__})
+
+
+def _resource(row: Row) -> Resource:
+    return Resource(
+        row["resource_type"], row["resource_id"], row["resource_name"], row["table_schema"], row["table_name"]
+    )

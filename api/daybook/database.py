@@ -1,0 +1,122 @@
+"""Database is the app's pool and the one way to read through it: read-only, as audit_reader, bounded in time.
+
+It holds no query on the log; those stand in queries.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import select
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import psycopg
+from psycopg import AsyncConnection, IsolationLevel
+from psycopg.rows import dict_row
+from psycopg.types.json import set_json_loads
+from psycopg_pool import AsyncConnectionPool
+
+from .errors import Refusal, Unreadable
+
+Row = dict[str, Any]
+Connection = AsyncConnection[Row]
+
+logger = logging.getLogger("daybook")
+
+# A generic plan locks and plans every day partition; a custom one the few that the time bound leaves.
+_BEGIN_READING = """
+select set_config('role', 'audit_reader', true),
+       set_config('audit.reader_workspace', %(workspace_id)s, true),
+       set_config('statement_timeout', %(milliseconds)s, true),
+       set_config('plan_cache_mode', 'force_custom_plan', true)
+"""
+
+
+class Unspeakable(Refusal):
+    """A parameter holds a character that the database's encoding lacks."""
+
+    status = 400
+    detail = "A parameter holds a character that the database's encoding lacks."
+
+
+class Database:
+    """A pool of connections that only read.
+
+    Times are in seconds: `patience` is the wait for a connection, `statement_timeout` the longest read.
+    """
+
+    def __init__(self, conninfo: str, *, pool_size: int, patience: float, statement_timeout: float) -> None:
+        self.patience = patience
+        self.statement_timeout = statement_timeout
+        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+            conninfo,
+            connection_class=AsyncConnection[Row],
+            kwargs={
+                "autocommit": True,
+                "row_factory": dict_row,
+                # No prepared statements: poolers lose them, and their generic plans are of no use here.
+                "prepare_threshold": None,
+                "application_name": "daybook serve",
+                "client_encoding": "utf8",
+                "connect_timeout": 10,
+            },
+            min_size=1,
+            max_size=pool_size,
+            timeout=patience,
+            # Short, so that attempts do not grow rare while the database is away: the next request begins new ones.
+            reconnect_timeout=5,
+            configure=_configure,
+            check=_check_alive,
+            open=False,
+        )
+
+    async def open(self) -> None:
+        """Start connecting; a database that is not there yet is waited for in the background."""
+        await self._pool.open(wait=False)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._pool.close(timeout=5)
+
+    @asynccontextmanager
+    async def reading(self, workspace_id: str | None = None) -> AsyncIterator[Connection]:
+        """One snapshot of what a workspace's reader sees (without a workspace: no entry at all).
+
+        Statements are sent in pipeline mode, so reading costs a round trip for each result that is waited for.
+        Raises Unreadable when there is no connection in time, the read takes too long, or the database is lost.
+        """
+        values = {"workspace_id": workspace_id or "", "milliseconds": str(round(self.statement_timeout * 1000))}
+        try:
+            # The server cancels a slow statement; the outer bound is for a server that does not answer at all.
+            async with (
+                asyncio.timeout(self.patience + self.statement_timeout + 5),
+                self._pool.connection() as connection,
+                connection.pipeline(),
+                connection.transaction(),
+            ):
+                await connection.execute(_BEGIN_READING, values)
+                yield connection
+        except psycopg.errors.UntranslatableCharacter:
+            raise Unspeakable from None
+        except (psycopg.OperationalError, psycopg.InterfaceError, TimeoutError) as error:
+            logger.warning("reading failed: %s %s", type(error).__name__, getattr(error, "sqlstate", None) or "")
+            raise Unreadable from error
+
+
+async def _configure(connection: Connection) -> None:
+    await connection.set_isolation_level(IsolationLevel.REPEATABLE_READ)
+    await connection.set_read_only(True)
+    # Stored values pass through as they are: a Python float would change their numbers.
+    set_json_loads(lambda text: msgspec.Raw(text.encode() if isinstance(text, str) else bytes(text)), connection)
+
+
+async def _check_alive(connection: Connection) -> None:
+    # An idle connection has nothing to read, unless the server spoke first: it closes, most likely. So a round trip is
+    # spent on those alone.
+    idle = select.poll()
+    idle.register(connection.fileno(), select.POLLIN)
+    if idle.poll(0):
+        await AsyncConnectionPool.check_connection(connection)

@@ -1,0 +1,86 @@
+"""Keys of the REST app: made here, shown once, kept in the database as a digest.
+
+It must not decide who may read: the app asks the database for a key's role and workspace at each request.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, NamedTuple
+
+from psycopg import Connection
+from psycopg.errors import UniqueViolation
+from psycopg.rows import class_row
+
+MARK = "daybook_"
+Role = Literal["admin", "auditor", "member"]
+ROLES: tuple[Role, ...] = ("admin", "auditor", "member")
+
+
+class Key(NamedTuple):
+    """A key as it is listed: everything but the key itself."""
+
+    prefix: str
+    name: str
+    workspace_id: str
+    role: str
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+
+def digest(key: str) -> bytes:
+    """Return the SHA-256 under which the database knows a key."""
+    return hashlib.sha256(key.encode()).digest()
+
+
+def create_key(
+    connection: Connection[Any], workspace: str, name: str, role: Role, expires: datetime | None = None
+) -> str:
+    """Make a key for a workspace and return it: `daybook_` and 43 characters base64url (256 random bits).
+
+    Raises psycopg.errors.CheckViolation for an empty workspace or name.
+    """
+    while True:
+        key = MARK + secrets.token_urlsafe(32)
+        prefix = key[len(MARK) : len(MARK) + 8]
+        try:
+            with connection.transaction():
+                connection.execute(
+                    "select audit.create_key(%s, %s, %s, %s, %s, %s)",
+                    [prefix, digest(key), workspace, name, role, expires],
+                )
+        except UniqueViolation:
+            # Another key begins with the same 48 bits.
+            continue
+        return key
+
+
+def revoke_key(connection: Connection[Any], prefix: str) -> bool:
+    """Revoke the key with this prefix; False when there is none, or it was revoked already."""
+    row = connection.execute("select audit.revoke_key(%s)", [prefix.removeprefix(MARK)[:8]]).fetchone()
+    return bool(row and row[0])
+
+
+def list_keys(connection: Connection[Any]) -> list[Key]:
+    """Return all keys, oldest first."""
+    return connection.cursor(row_factory=class_row(Key)).execute("select * from audit.list_keys()").fetchall()
+
+
+def parse_expiry(text: str, now: datetime | None = None) -> datetime:
+    """Read `90d`, `12h` or an ISO 8601 date or time (UTC when it names no zone). Raises ValueError otherwise."""
+    now = now or datetime.now(UTC)
+    if span := re.fullmatch(r"([0-9]{1,5})([dh])", text):
+        moment = now + (timedelta(days=int(span[1])) if span[2] == "d" else timedelta(hours=int(span[1])))
+    else:
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            raise ValueError(f"{text!r} is neither a time such as 2027-01-31 nor a span such as 90d or 12h") from None
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    if moment <= now:
+        raise ValueError(f"{text!r} is in the past")
+    return moment

@@ -1,0 +1,282 @@
+"""Page is the audit log as a web page under Settings: it works without JavaScript, over the same queries as the JSON.
+
+It knows no SQL; every text of the log passes through sentences.show and the templates' escaping.
+"""
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import jinja2
+from litestar import Request, Response, Router, get, post
+from litestar.datastructures import Cookie
+from litestar.enums import MediaType
+from litestar.exceptions import HTTPException
+from litestar.params import Parameter
+
+from . import queries
+from .addresses import Pairs, page_link, parse_query, write_query
+from .credentials import Reader
+from .errors import InvalidPage, NotAuthenticated, NotFound, PermissionDenied, Refusal, Unreadable, WrongParameters
+from .front import answer_http_exception, answer_unexpected
+from .parameters import Form, Listing, event_filters, parse_days, parse_page, parse_page_size
+from .routes import AnyRequest, TheDatabase, TheSettings, asked_by, authenticate
+from .sentences import LOG_TYPES, by_day, show, write_line, write_row
+from .settings import Settings
+
+PATH = "/settings/audit-log"
+SIGN_IN = PATH + "/sign-in"
+SIGN_OUT = PATH + "/sign-out"
+STYLE = PATH + "/daybook.css"
+# The key itself, as the browser got it: it is checked on each request, so that revoking it ends the session.
+COOKIE = "daybook_key"
+PERIODS = {"1": "Last 24 hours", "7": "Last 7 days", "30": "Last 30 days", "90": "Last 90 days"}
+LONGEST_FORM = 4096
+
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; form-action 'self'; frame-ancestors 'none'; "
+    "base-uri 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    # Not no-referrer: browsers would then send `Origin: null` with the forms.
+    "Referrer-Policy": "same-origin",
+}
+
+logger = logging.getLogger("daybook")
+templates = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+templates.filters["shown"] = show
+
+
+@cache
+def _style() -> bytes:
+    return (Path(__file__).parent / "static" / "daybook.css").read_bytes()
+
+
+@cache
+def _style_version() -> str:
+    return hashlib.sha256(_style()).hexdigest()[:12]
+
+
+def _prefix(settings: Settings) -> str:
+    """The path below which a proxy serves the app: that of the public URL."""
+    return urlsplit(settings.public_url or "").path
+
+
+def _render(template: str, settings: Settings, status: int = 200, **values: Any) -> Response[bytes]:
+    prefix = _prefix(settings)
+    paths = {"path": prefix + PATH, "sign_in": prefix + SIGN_IN, "sign_out": prefix + SIGN_OUT}
+    style = f"{prefix}{STYLE}?v={_style_version()}"
+    text = templates.get_template(template).render(paths, style=style, **values)
+    # What was asked for is shown in the form, and need not be UTF-8.
+    return Response(text.encode("utf-8", "replace"), status_code=status, headers=HEADERS, media_type=MediaType.HTML)
+
+
+def _redirect(settings: Settings, path: str, query: str = "") -> Response[bytes]:
+    location = _prefix(settings) + path + ("?" + query if query else "")
+    return Response(b"", status_code=303, headers={**HEADERS, "Location": location}, media_type=MediaType.HTML)
+
+
+async def _reader(request: AnyRequest, database: TheDatabase) -> Reader:
+    key = request.cookies.get(COOKIE)
+    if not key:
+        raise NotAuthenticated
+    return await authenticate(database, key)
+
+
+def parse_page_listing(query: Pairs, reader: Reader) -> Listing:
+    """What the page's filters ask for. Raises WrongParameters with all wrong ones, then InvalidPage."""
+    form = Form(query)
+    days = form.take("days", parse_days, 90)
+    given = {
+        "performer": form.take("user", str, None),
+        "resource": form.take("resource", str, None),
+    }
+    events: tuple[str, ...] = form.take("type", _log_type, ())
+    form.refuse_wrong()
+    return Listing(
+        since=reader.since(days),
+        page=parse_page(query),
+        page_size=parse_page_size(query),
+        filters={name: value for name, value in given.items() if value is not None} | event_filters(events),
+    )
+
+
+def _log_type(text: str) -> tuple[str, ...]:
+    if text not in LOG_TYPES:
+        raise ValueError("There is no such log type.")
+    return LOG_TYPES[text][1]
+
+
+def _filters(query: Pairs) -> dict[str, str]:
+    """What stands in the form: the last value of each filter."""
+    return {"user": "", "resource": "", "type": "", "days": "90"} | {name: value for name, value in query if value}
+
+
+@get(PATH, include_in_schema=False)
+async def show_timeline(request: AnyRequest, database: TheDatabase, settings: TheSettings) -> Response[bytes]:
+    """The timeline, filtered and paged by its address."""
+    query = parse_query(request.scope["query_string"])
+    reader = await _reader(request, database)
+    shown: dict[str, Any] = {
+        "reader": reader,
+        "filters": _filters(query),
+        "types": {name: label for name, (label, _) in LOG_TYPES.items()},
+        "periods": PERIODS,
+        "narrowed": any(name in ("user", "resource", "type", "days") and value for name, value in query),
+    }
+    try:
+        found = await queries.find_entries(database, reader, parse_page_listing(query, reader), for_page=True)
+    except WrongParameters as refusal:
+        wrong = [f"{name}: {' '.join(sentences)}" for name, sentences in refusal.body.items()]
+        return _render("timeline.html", settings, refusal.status, **shown, wrong=wrong, days=[], found=None)
+    path = _prefix(settings) + PATH
+    return _render(
+        "timeline.html",
+        settings,
+        **shown,
+        wrong=[],
+        days=by_day(found.rows),
+        found=found,
+        newer=page_link(path, query, found.page - 1 or None),
+        older=page_link(path, query, found.page + 1 if found.page < found.total_pages else None),
+    )
+
+
+@get(PATH + "/entry/{entry_id:str}", include_in_schema=False)
+async def show_entry(
+    request: AnyRequest, database: TheDatabase, settings: TheSettings, entry_id: Annotated[str, Parameter()]
+) -> Response[bytes]:
+    """One entry with a page of its rows."""
+    query = parse_query(request.scope["query_string"])
+    reader = await _reader(request, database)
+    entry = await queries.find_entry(database, reader, entry_id, for_page=True)
+    page, page_size = parse_page(query), parse_page_size(query)
+    found = await queries.find_changes(database, reader, entry, page, page_size, for_page=True)
+    path = f"{_prefix(settings)}{PATH}/entry/{entry['id']}"
+    return _render(
+        "entry.html",
+        settings,
+        reader=reader,
+        line=write_line(entry),
+        rows=[write_row(row) for row in found.rows],
+        found=found,
+        newer=page_link(path, query, found.page - 1 or None),
+        older=page_link(path, query, found.page + 1 if found.page < found.total_pages else None),
+    )
+
+
+@get(SIGN_IN, include_in_schema=False)
+async def show_sign_in(request: AnyRequest, settings: TheSettings) -> Response[bytes]:
+    """The form that asks for a key; the page's own address is kept for afterwards."""
+    return _render("sign_in.html", settings, problem=None, back=write_query(_kept(request)))
+
+
+@post(SIGN_IN, include_in_schema=False, request_max_body_size=LONGEST_FORM)
+async def sign_in(request: AnyRequest, database: TheDatabase, settings: TheSettings) -> Response[bytes]:
+    """Check the key and keep it in a cookie that no script reads and no other site sends."""
+    _require_same_site(request, settings)
+    form = dict(parse_query(await request.body()))
+    key, back = form.get("key", "").strip(), form.get("back", "")
+    try:
+        await authenticate(database, key)
+    except (NotAuthenticated, PermissionDenied) as refusal:
+        problem = (
+            "This key is not valid."
+            if isinstance(refusal, NotAuthenticated)
+            else "This key's role may not read the audit log. Ask an administrator of the workspace."
+        )
+        return _render("sign_in.html", settings, 403, problem=problem, back=back)
+    response = _redirect(settings, PATH, write_query(parse_query(back.encode("utf-8", "surrogateescape"))))
+    response.set_cookie(_cookie(request, settings, key))
+    return response
+
+
+@post(SIGN_OUT, include_in_schema=False, request_max_body_size=LONGEST_FORM)
+async def sign_out(request: AnyRequest, settings: TheSettings) -> Response[bytes]:
+    """Forget the key."""
+    _require_same_site(request, settings)
+    response = _redirect(settings, SIGN_IN)
+    response.set_cookie(replace(_cookie(request, settings, ""), max_age=0))
+    return response
+
+
+@get(STYLE, include_in_schema=False)
+async def show_style() -> Response[bytes]:
+    """The page's style sheet."""
+    return Response(_style(), media_type=MediaType.CSS, headers={"Cache-Control": "public, max-age=86400"})
+
+
+def _cookie(request: AnyRequest, settings: Settings, key: str) -> Cookie:
+    https = asked_by(request, settings).base.startswith("https:")
+    secure = https if settings.secure_cookie == "auto" else settings.secure_cookie == "always"
+    return Cookie(key=COOKIE, value=key, path=_prefix(settings) + PATH, httponly=True, samesite="strict", secure=secure)
+
+
+def _kept(request: AnyRequest) -> Pairs:
+    """The page's own parameters, among those that came with a redirection to the form."""
+    return tuple(pair for pair in parse_query(request.scope["query_string"]) if pair[0] != "key")
+
+
+def _require_same_site(request: AnyRequest, settings: Settings) -> None:
+    """Refuse a form that another site sends (OWASP: verifying the origin). Raises PermissionDenied."""
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    if site is not None and site not in ("same-origin", "none"):
+        raise PermissionDenied
+    own = urlsplit(asked_by(request, settings).base).netloc
+    if site is None and origin is not None and urlsplit(origin).netloc != own:
+        raise PermissionDenied
+
+
+def answer_refusal(request: Request[Any, Any, Any], refusal: Refusal) -> Response[Any]:
+    """A refusal as a page; who is not signed in is asked to."""
+    settings: Settings = request.app.state.settings
+    if isinstance(refusal, NotAuthenticated):
+        kept = write_query(_kept(request)) if request.scope["path"].rstrip("/") == PATH else ""
+        return _redirect(settings, SIGN_IN, kept)
+    response = _render("problem.html", settings, refusal.status, **_problem(refusal))
+    response.headers.update({name: value for name, value in refusal.headers.items() if name == "Retry-After"})
+    return response
+
+
+def answer_unexpected_on_page(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
+    """Anything else as a page: logged, and shown without a trace of it."""
+    answer_unexpected(request, error)
+    return answer_refusal(request, Refusal())
+
+
+def _problem(refusal: Refusal) -> Mapping[str, str]:
+    texts = {
+        PermissionDenied: ("Not allowed", "This key's role may not read the audit log."),
+        InvalidPage: ("No such page", "The list ends before this page."),
+        NotFound: ("Not found", "There is no such entry, or it is no longer kept."),
+        Unreadable: (
+            "Could not read",
+            "The log cannot be read at the moment. Nothing in it is lost; please try again.",
+        ),
+    }
+    title, text = texts.get(type(refusal), ("Something went wrong", Refusal.detail))
+    return {"title": title, "text": text}
+
+
+def make_router() -> Router:
+    """All routes of the page; they need the dependencies `database` and `settings`."""
+    return Router(
+        "/",
+        route_handlers=[show_timeline, show_entry, show_sign_in, sign_in, sign_out, show_style],
+        exception_handlers={
+            Refusal: answer_refusal,
+            HTTPException: answer_http_exception,
+            Exception: answer_unexpected_on_page,
+        },
+    )

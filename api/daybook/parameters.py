@@ -1,0 +1,203 @@
+"""Parameters are the query parameters of the lists: read, bounded and documented here, and nowhere else.
+
+Nothing here knows SQL; a parameter that cannot be read is a refusal that names it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Literal, TypeVar
+
+from .addresses import Pairs
+from .credentials import Reader
+from .errors import InvalidPage, WrongParameters
+
+T = TypeVar("T")
+Page = int | Literal["last"]
+
+DEFAULT_DAYS = 90
+DEFAULT_PAGE_SIZE = 50
+MAXIMUM_PAGE_SIZE = 1000
+EXPANSIONS = ("changes", "context", "actor", "resource")
+REQUIRED = "This field is required."
+LONGEST_TEXT = 10_000
+
+# Greater than every number that could mean something, and small enough for a bigint after a multiplication.
+_IMMENSE = 10**12
+_INTEGER = re.compile(r"([+-]?)([0-9]+)", re.ASCII)
+_EVENT = re.compile(r"[a-z0-9_]{1,63}\*?|\*", re.ASCII)
+_SPACE_FOR_PLUS = re.compile(r" (?=[0-9]{2}:?[0-9]{2}$)", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a request for a list asks for; `filters` are the names of the queries' clauses with their values."""
+
+    since: datetime
+    page: Page = 1
+    page_size: int = DEFAULT_PAGE_SIZE
+    filters: Mapping[str, object] = field(default_factory=dict)
+    expand: frozenset[str] = frozenset()
+
+
+def parse_integer(text: str) -> int | None:
+    """The integer that ASCII digits with an optional sign write, brought near zero when immense; None for others."""
+    match = _INTEGER.fullmatch(text)
+    if match is None:
+        return None
+    digits = match[2].lstrip("0") or "0"
+    size = int(digits) if len(digits) <= len(str(_IMMENSE)) else _IMMENSE
+    return -size if match[1] == "-" else size
+
+
+def parse_page(query: Pairs) -> Page:
+    """The page asked for: empty or missing is 1, the last of several counts. Raises InvalidPage."""
+    text = _last(query, "page")
+    if text in ("", "last"):
+        return 1 if text == "" else "last"
+    page = parse_integer(text)
+    if page is None or page < 1:
+        raise InvalidPage
+    return page
+
+
+def parse_page_size(query: Pairs) -> int:
+    """The page size asked for: the default for what is none, the maximum for what is above; the last of several."""
+    size = parse_integer(_last(query, "page_size"))
+    return DEFAULT_PAGE_SIZE if size is None or size < 1 else min(size, MAXIMUM_PAGE_SIZE)
+
+
+def parse_listing(query: Pairs, reader: Reader, *, resource_required: bool = False) -> Listing:
+    """Read the parameters of a list of entries. Raises WrongParameters with all wrong ones, then InvalidPage."""
+    form = Form(query)
+    days = form.take("days", parse_days, DEFAULT_DAYS)
+    filters = parse_filters(form)
+    if resource_required and "resource_id" not in filters and "resource_id" not in form.wrong:
+        form.wrong["resource_id"] = [REQUIRED]
+    expand = form.take_all("expand", _expansion)
+    form.refuse_wrong()
+    return Listing(
+        since=reader.since(days),
+        page=parse_page(query),
+        page_size=parse_page_size(query),
+        filters=filters,
+        expand=frozenset(expand),
+    )
+
+
+def parse_filters(form: Form) -> dict[str, object]:
+    """The additive filters that were given, by the names of the queries' clauses; empty ones count as not given."""
+    given = {
+        "performer_id": form.take("performer_id", str, None),
+        "resource_type": form.take("resource_type", str, None),
+        "resource_id": form.take("resource_id", str, None),
+        "request_id": form.take("request_id", str, None),
+        "created_after": form.take("created_after", parse_moment, None),
+        "created_before": form.take("created_before", parse_moment, None),
+    }
+    filters: dict[str, object] = {name: value for name, value in given.items() if value is not None}
+    return filters | event_filters(form.take_all("event", _event))
+
+
+def event_filters(events: Sequence[str]) -> dict[str, object]:
+    """The filters for these events, each a name or `beginning_*`; reading the log is left out unless it is named."""
+    filters: dict[str, object] = {}
+    if events:
+        filters["event"] = [event for event in events if not event.endswith("*")]
+        filters["event_beginnings"] = [event[:-1].replace("_", r"\_") + "%" for event in events if event[-1] == "*"]
+    if not any(event.startswith("log_") for event in events):
+        filters["not_reading"] = True
+    return filters
+
+
+def parse_expand(query: Pairs) -> frozenset[str]:
+    """The keys that an entry is to have besides its own. Raises WrongParameters."""
+    form = Form(query)
+    expand = frozenset(form.take_all("expand", _expansion))
+    form.refuse_wrong()
+    return expand
+
+
+class Form:
+    """The parameters of one request and, as they are taken, the sentences on the wrong ones."""
+
+    def __init__(self, query: Pairs) -> None:
+        self.query = query
+        self.wrong: dict[str, list[str]] = {}
+
+    def take(self, name: str, parse: Callable[[str], T], default: T) -> T:
+        """The parsed value of a parameter that is given once; the default when it is missing or empty."""
+        values = [value for key, value in self.query if key == name]
+        if len(values) > 1:
+            self.wrong[name] = ["Give this parameter once."]
+            return default
+        try:
+            return parse(_checked(values[0])) if values and values[0] else default
+        except ValueError as error:
+            self.wrong[name] = [str(error)]
+            return default
+
+    def take_all(self, name: str, parse: Callable[[str], T]) -> list[T]:
+        """The parsed values of a parameter that may be repeated and hold several, separated by commas."""
+        texts = [part.strip() for key, value in self.query if key == name for part in value.split(",")]
+        try:
+            return [parse(_checked(text)) for text in texts if text]
+        except ValueError as error:
+            self.wrong[name] = [str(error)]
+            return []
+
+    def refuse_wrong(self) -> None:
+        """Raise WrongParameters when any parameter was wrong."""
+        if self.wrong:
+            raise WrongParameters(self.wrong)
+
+
+def parse_moment(text: str) -> datetime:
+    """A date (its first moment) or a time by ISO 8601, in UTC unless it says otherwise. Raises ValueError."""
+    try:
+        # In a query string a plus that was not escaped arrives as a space.
+        moment = datetime.fromisoformat(_SPACE_FOR_PLUS.sub("+", text))
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ValueError("Give a date or time such as 2026-03-14 or 2026-03-14T09:30:00Z.") from None
+
+
+def _last(query: Pairs, name: str) -> str:
+    return next((value for key, value in reversed(query) if key == name), "")
+
+
+def _checked(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("Null characters are not allowed.")
+    if len(text) > LONGEST_TEXT:
+        raise ValueError(f"Ensure this field has no more than {LONGEST_TEXT} characters.")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError("This is not valid UTF-8.") from None
+    return text
+
+
+def parse_days(text: str) -> int:
+    """The number of days that a text writes. Raises ValueError."""
+    days = parse_integer(text)
+    if days is None:
+        raise ValueError("A valid integer is required.")
+    if days < 1:
+        raise ValueError("Ensure this value is greater than or equal to 1.")
+    return days
+
+
+def _event(text: str) -> str:
+    if not _EVENT.fullmatch(text):
+        raise ValueError("Give names of events such as resource_updated, or their beginning such as resource_*.")
+    return text
+
+
+def _expansion(text: str) -> str:
+    if text not in EXPANSIONS:
+        raise ValueError(f"Choose among {', '.join(EXPANSIONS)}.")
+    return text

@@ -1,0 +1,254 @@
+"""Queries holds every SELECT that the app sends, on the reading views of schema audit.
+
+It knows nothing of HTTP; rows leave it as the database gave them, stored JSON unparsed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from .credentials import Reader
+from .database import Database, Row
+from .errors import InvalidPage, NotFound
+from .parameters import Listing, Page
+
+SHOWN_CHANGES = 20
+SHOWN_COLUMNS = 100
+SHOWN_CHARACTERS = 500
+
+# Each filter's clause over audit.timeline; its value is bound under the same name.
+CLAUSES = {
+    "workspace_id": "workspace_id = %(workspace_id)s",
+    "since": "created_at >= %(since)s",
+    "created_after": "created_at >= %(created_after)s",
+    "created_before": "created_at < %(created_before)s",
+    "event": "(event = any(%(event)s) or event like any(%(event_beginnings)s))",
+    "event_beginnings": "true",
+    "not_reading": r"event not like 'log\_%%'",
+    "performer_id": "actor_id = %(performer_id)s",
+    "performer": "%(performer)s in (actor_id, actor_name)",
+    "resource_type": "resource_type = %(resource_type)s",
+    "request_id": "request_id = %(request_id)s",
+    "id": "id = %(id)s and created_at = %(created_at)s",
+    "created_at": "true",
+}
+# Filters that a bulk entry meets through its rows: the clause, the same of audit.timeline_change.
+TOUCHING = {
+    "resource_id": "resource_id = %(resource_id)s",
+    "resource": "%(resource)s in (resource_id, resource_name)",
+}
+# The filters that audit.timeline_change shares, for the part of the log that an entry's rows can lie in.
+BOUNDS = ("workspace_id", "since", "created_after", "created_before")
+
+COLUMNS = "id, created_at, event, resource_id, resource_type, actor_id, actor_name"
+EXPANSIONS = {
+    "changes": "row_count, resource_name, row_key, before, after",
+    "context": """
+        request_id, context -> 'reason' as reason, context -> 'ip' as ip, context -> 'user_agent' as user_agent,
+        context -> 'metadata' as metadata, context -> 'subject' as subject, context -> 'details' as details,
+        context -> 'invalid' as invalid, database_user, transaction_id""",
+    "actor": "actor_type",
+    "resource": "resource_name, table_schema, table_name",
+}
+PAGE_COLUMNS = f"""
+    {COLUMNS}, row_count, resource_name, row_key, operation,
+    left(context ->> 'reason', {SHOWN_CHARACTERS + 1}) as reason,
+    context -> 'subject' ->> 'id' as subject_id, context -> 'subject' ->> 'name' as subject_name"""
+CHANGE_COLUMNS = "resource_id, resource_name, row_key, before, after"
+
+# Before and after, side by side for each column and cut in the database: a page need not carry a megabyte.
+VALUES = f"""(
+    select json_agg(json_build_array(key, left(b #>> '{{}}', {SHOWN_CHARACTERS + 1}),
+                                     left(a #>> '{{}}', {SHOWN_CHARACTERS + 1})) order by key)
+    from (
+        select key, b.value, a.value
+        from jsonb_each(case jsonb_typeof(before) when 'object' then before end) as b
+        full join jsonb_each(case jsonb_typeof(after) when 'object' then after end) as a using (key)
+        order by key limit {SHOWN_COLUMNS + 1}) as shown (key, b, a)) as values"""
+
+FIND_READER = """
+select k.prefix as key_prefix, k.name as key_name, k.workspace_id, k.role,
+       audit.retention_days() as retention_days, now() as moment
+from audit.find_key(%(digest)s) as k
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One page of rows: `count` is how many there are on all pages, `page` the number of this one."""
+
+    count: int
+    page: int
+    page_size: int
+    rows: Sequence[Row]
+
+    @property
+    def total_pages(self) -> int:
+        """How many pages there are: an empty list has one."""
+        return max(1, -(-self.count // self.page_size))
+
+
+async def find_reader(database: Database, digest: bytes) -> Reader | None:
+    """The reader whose valid key has this SHA-256."""
+    async with database.reading() as connection:
+        row = await (await connection.execute(FIND_READER, {"digest": digest})).fetchone()
+    return Reader(**row) if row else None
+
+
+async def find_entries(database: Database, reader: Reader, listing: Listing, *, for_page: bool = False) -> Found:
+    """A page of entries, newest first. Raises InvalidPage past the end.
+
+    `for_page` asks for what the web page shows instead of `listing.expand`.
+    """
+    filters = {**listing.filters, "workspace_id": reader.workspace_id, "since": listing.since}
+    columns = "*" if for_page else _columns(listing.expand)
+    counting = f"select count(*) as count from ({_entries('1', filters)}) as entry"
+    selecting = f"""
+        select {f"{PAGE_COLUMNS}, {VALUES}" if for_page else "*"}
+        from ({_entries(columns, filters)}
+              order by created_at desc, id desc
+              limit %(limit)s offset %(offset)s) as entry
+        order by created_at desc, id desc"""
+    return await _find(database, reader, counting, selecting, filters, listing.page, listing.page_size)
+
+
+async def find_changes(
+    database: Database, reader: Reader, entry: Row, page: Page, page_size: int, *, for_page: bool = False
+) -> Found:
+    """A page of an entry's changed rows, by resource id. Raises InvalidPage past the end."""
+    if entry["row_count"] <= 1:
+        return _only_page([entry] if entry["row_count"] == 1 else [], page, page_size)
+    values = {"workspace_id": reader.workspace_id, "id": entry["id"], "created_at": entry["created_at"]}
+    source = f"""audit.timeline_change
+        where {CLAUSES["workspace_id"]} and entry_id = %(id)s and created_at = %(created_at)s"""
+    columns = f"resource_id, resource_name, row_key, {VALUES}" if for_page else CHANGE_COLUMNS
+    selecting = f"select {columns} from {source} order by {_ORDER_OF_CHANGES} limit %(limit)s offset %(offset)s"
+    return await _find(database, reader, f"select count(*) as count from {source}", selecting, values, page, page_size)
+
+
+async def find_entry(database: Database, reader: Reader, entry_id: str, *, for_page: bool = False) -> Row:
+    """The entry of this id with all that is known of it. Raises NotFound, whatever the reason."""
+    filters = {"workspace_id": reader.workspace_id, "since": reader.oldest, **_moment_of(entry_id)}
+    selecting = _entries(f"{PAGE_COLUMNS}, {VALUES}" if for_page else _columns(EXPANSIONS), filters)
+    async with database.reading(reader.workspace_id) as connection:
+        row = await (await connection.execute(selecting.encode(), filters)).fetchone()
+    if row is None:
+        raise NotFound
+    return row
+
+
+async def first_changes(database: Database, reader: Reader, entries: Iterable[Row]) -> dict[UUID, list[Row]]:
+    """For each bulk entry among these its first rows, one more than are shown, in one query."""
+    bulk = [(entry["id"], entry["created_at"]) for entry in entries if entry["row_count"] > 1]
+    if not bulk:
+        return {}
+    values = {
+        "workspace_id": reader.workspace_id,
+        "ids": [entry_id for entry_id, _ in bulk],
+        "moments": [moment for _, moment in bulk],
+        "first": min(moment for _, moment in bulk),
+        "last": max(moment for _, moment in bulk),
+    }
+    selecting = f"""
+        select wanted.id as entry_id, found.*
+        from unnest(%(ids)s::uuid[], %(moments)s::timestamptz[]) as wanted (id, moment)
+        cross join lateral (
+            select {CHANGE_COLUMNS}
+            from audit.timeline_change
+            where {CLAUSES["workspace_id"]} and created_at between %(first)s and %(last)s
+              and entry_id = wanted.id and created_at = wanted.moment
+            limit {SHOWN_CHANGES + 1}) as found
+        order by wanted.id, {_ORDER_OF_CHANGES}"""
+    found: dict[UUID, list[Row]] = {entry_id: [] for entry_id, _ in bulk}
+    async with database.reading(reader.workspace_id) as connection:
+        for row in await (await connection.execute(selecting.encode(), values)).fetchall():
+            found[row.pop("entry_id")].append(row)
+    return found
+
+
+async def upkeep_is_late(database: Database) -> bool:
+    """Whether the log's upkeep has not run when it should have."""
+    async with database.reading() as connection:
+        row = await (await connection.execute("select audit.upkeep_is_late() as late")).fetchone()
+    return bool(row and row["late"])
+
+
+# By length first: numbers then stand in their own order, and keys of one length in the order of their bytes.
+_ORDER_OF_CHANGES = "length(resource_id), resource_id, length(row_key), row_key"
+
+
+async def _find(
+    database: Database,
+    reader: Reader,
+    counting: str,
+    selecting: str,
+    values: Mapping[str, Any],
+    page: Page,
+    page_size: int,
+) -> Found:
+    async with database.reading(reader.workspace_id) as connection:
+        counted = await connection.execute(counting.encode(), values)
+        # Only the last page must know the count before its rows can be asked for.
+        count = await _count(counted) if page == "last" else None
+        number = max(1, -(-(count or 0) // page_size)) if page == "last" else page
+        bounds = {"limit": page_size, "offset": (number - 1) * page_size}
+        selected = await connection.execute(selecting.encode(), {**values, **bounds})
+        count = await _count(counted) if count is None else count
+        found = Found(count, number, page_size, await selected.fetchall())
+    if found.page > found.total_pages:
+        raise InvalidPage
+    return found
+
+
+def _only_page(rows: Sequence[Row], page: Page, page_size: int) -> Found:
+    if page not in (1, "last"):
+        raise InvalidPage
+    return Found(len(rows), 1, page_size, rows)
+
+
+def _entries(columns: str, filters: Mapping[str, Any]) -> str:
+    """The SELECT of the entries that meet the filters, without order.
+
+    An entry is touched through its own resource or through one of its rows; the two parts have no entry in common.
+    """
+    where = " and ".join(CLAUSES[name] for name in filters if name in CLAUSES)
+    touching = [TOUCHING[name] for name in filters if name in TOUCHING]
+    if not touching:
+        return f"select {columns} from audit.timeline where {where}"
+    own = " and ".join(touching)
+    bounds = " and ".join(CLAUSES[name] for name in BOUNDS if name in filters)
+    return f"""
+        select {columns} from audit.timeline where {where} and ({own})
+        union all
+        select {columns} from audit.timeline where {where} and ({own}) is not true and row_count > 1
+        and (id, created_at) in (select entry_id, created_at from audit.timeline_change where {bounds} and {own})"""
+
+
+def _columns(expand: Iterable[str]) -> str:
+    wanted = ", ".join([COLUMNS, *(EXPANSIONS[name] for name in EXPANSIONS if name in expand)])
+    return ", ".join(dict.fromkeys(column.strip() for column in wanted.split(",")))
+
+
+def _moment_of(entry_id: str) -> dict[str, object]:
+    """The id and the moment that its first 60 bits carry (RFC 9562, 5.7). Raises NotFound for what is no such id."""
+    try:
+        found = UUID(entry_id)
+    except ValueError:
+        raise NotFound from None
+    milliseconds, microseconds = found.int >> 80, found.int >> 64 & 0xFFF
+    if found.version != 7 or str(found) != entry_id.lower():
+        raise NotFound
+    try:
+        moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=milliseconds, microseconds=microseconds)
+    except OverflowError:
+        raise NotFound from None
+    return {"id": found, "created_at": moment}
+
+
+async def _count(counted: Any) -> int:
+    row = await counted.fetchone()
+    return int(row["count"])

@@ -1,0 +1,171 @@
+"""Routes are the REST app's handlers: one expression each, and the dependencies that read the request for them.
+
+They know no SQL; what a parameter means stands in parameters.py, what an answer looks like in answers.py.
+"""
+
+from typing import Annotated, Any, NamedTuple
+
+from litestar import Request, Router, get
+from litestar.di import NamedDependency, Provide
+from litestar.params import Parameter, SkipValidation
+
+from . import answers, queries
+from .addresses import Pairs, base_url, parse_query
+from .answers import ENTRY_PATH, ChangePage, Entry, EntryPage, Health
+from .credentials import INVALID_TOKEN, Reader, bearer_key, key_digest
+from .database import Database, Row
+from .errors import NotAuthenticated, Unreadable
+from .openapi import (
+    HEALTH_REFUSALS,
+    REFUSALS,
+    SECURITY,
+    ChangesOperation,
+    EntryOperation,
+    ResourceOperation,
+    WorkspaceOperation,
+)
+from .parameters import Listing, parse_expand, parse_listing, parse_page, parse_page_size
+from .settings import Settings
+
+WORKSPACE_PATH = "/api/v1/notification/workspace/"
+RESOURCE_PATH = "/api/v1/notification/resource/"
+
+
+class Asked(NamedTuple):
+    """Where a request was sent: the base of absolute URLs, and its parameters."""
+
+    base: str
+    query: Pairs
+
+
+AnyRequest = Request[Any, Any, Any]
+TheDatabase = NamedDependency[SkipValidation[Database]]
+TheSettings = NamedDependency[SkipValidation[Settings]]
+TheReader = NamedDependency[SkipValidation[Reader]]
+TheListing = NamedDependency[SkipValidation[Listing]]
+TheRequest = NamedDependency[SkipValidation[Asked]]
+TheEntry = NamedDependency[SkipValidation[Row]]
+EntryId = Annotated[str, Parameter(description="An entry's id: a UUID, version 7.")]
+
+
+async def provide_asked(request: AnyRequest, settings: TheSettings) -> Asked:
+    """The base URL and the parameters of the request."""
+    return asked_by(request, settings)
+
+
+def asked_by(request: AnyRequest, settings: Settings) -> Asked:
+    """The base URL and the parameters of a request."""
+    scope = request.scope
+    client, server = scope.get("client"), scope.get("server")
+    listening = f"{server[0]}:{server[1]}" if server else "localhost"
+    base = base_url(settings, scope["scheme"], scope["headers"], client[0] if client else None, listening)
+    return Asked(base, parse_query(scope["query_string"]))
+
+
+async def provide_reader(request: AnyRequest, database: TheDatabase) -> Reader:
+    """The reader that the request's key stands for. Raises NotAuthenticated, then PermissionDenied."""
+    return await authenticate(database, bearer_key(request.scope["headers"]))
+
+
+async def authenticate(database: Database, key: str) -> Reader:
+    """The reader of a key, who may read. Raises NotAuthenticated, then PermissionDenied."""
+    reader = await queries.find_reader(database, key_digest(key))
+    if reader is None:
+        raise NotAuthenticated(INVALID_TOKEN)
+    reader.require_reading()
+    return reader
+
+
+# The reader comes first in each of these, so that credentials are judged before parameters.
+async def provide_workspace_listing(reader: TheReader, asked: TheRequest) -> Listing:
+    """What the request asks of the workspace's list."""
+    return parse_listing(asked.query, reader)
+
+
+async def provide_resource_listing(reader: TheReader, asked: TheRequest) -> Listing:
+    """What the request asks of a resource's list."""
+    return parse_listing(asked.query, reader, resource_required=True)
+
+
+async def provide_entry(reader: TheReader, database: TheDatabase, entry_id: EntryId) -> Row:
+    """The entry that the path names. Raises NotFound."""
+    return await queries.find_entry(database, reader, entry_id)
+
+
+async def _entries(path: str, database: Database, reader: Reader, listing: Listing, asked: Asked) -> EntryPage:
+    found = await queries.find_entries(database, reader, listing)
+    changes = await queries.first_changes(database, reader, found.rows) if "changes" in listing.expand else {}
+    return answers.entry_page(found, asked.base, path, asked.query, listing.expand, changes)
+
+
+@get(
+    WORKSPACE_PATH,
+    dependencies={"listing": Provide(provide_workspace_listing)},
+    operation_class=WorkspaceOperation,
+    responses=REFUSALS,
+    security=SECURITY,
+    summary="The workspace's entries",
+)
+async def list_workspace(database: TheDatabase, reader: TheReader, listing: TheListing, asked: TheRequest) -> EntryPage:
+    """The entries of the key's workspace, newest first."""
+    return await _entries(WORKSPACE_PATH, database, reader, listing, asked)
+
+
+@get(
+    RESOURCE_PATH,
+    dependencies={"listing": Provide(provide_resource_listing)},
+    operation_class=ResourceOperation,
+    responses=REFUSALS,
+    security=SECURITY,
+    summary="A resource's entries",
+)
+async def list_resource(database: TheDatabase, reader: TheReader, listing: TheListing, asked: TheRequest) -> EntryPage:
+    """Every entry that touched the resource, newest first: bulk entries and permission changes included."""
+    return await _entries(RESOURCE_PATH, database, reader, listing, asked)
+
+
+@get(
+    ENTRY_PATH + "{entry_id:str}/",
+    dependencies={"entry": Provide(provide_entry)},
+    operation_class=EntryOperation,
+    responses=REFUSALS,
+    security=SECURITY,
+    summary="One entry",
+)
+async def show_entry(database: TheDatabase, reader: TheReader, entry: TheEntry, asked: TheRequest) -> Entry:
+    """One entry by its id; one that is unknown, malformed or of another workspace is not found."""
+    expand = parse_expand(asked.query)
+    changes = await queries.first_changes(database, reader, [entry])
+    return answers.write_entry(entry, asked.base, expand, changes)
+
+
+@get(
+    ENTRY_PATH + "{entry_id:str}/changes/",
+    dependencies={"entry": Provide(provide_entry)},
+    operation_class=ChangesOperation,
+    responses=REFUSALS,
+    security=SECURITY,
+    summary="All changed rows of an entry",
+)
+async def list_changes(database: TheDatabase, reader: TheReader, entry: TheEntry, asked: TheRequest) -> ChangePage:
+    """All changed rows of an entry, by resource id (shorter ones first); events and TRUNCATE have none."""
+    page, page_size = parse_page(asked.query), parse_page_size(asked.query)
+    found = await queries.find_changes(database, reader, entry, page, page_size)
+    return answers.change_page(found, asked.base, answers.changes_path(entry["id"]), asked.query)
+
+
+@get("/healthz", responses=HEALTH_REFUSALS, summary="Whether the log can be read")
+async def show_health(database: TheDatabase) -> Health:
+    """Whether the log can be read and is being looked after; needs no credentials."""
+    if await queries.upkeep_is_late(database):
+        raise Unreadable("The log's upkeep is late.")
+    return Health("ok")
+
+
+def make_router() -> Router:
+    """All routes of the REST app; they need the dependencies `database` and `settings`."""
+    return Router(
+        "/",
+        route_handlers=[list_workspace, list_resource, show_entry, list_changes, show_health],
+        dependencies={"asked": Provide(provide_asked), "reader": Provide(provide_reader)},
+    )

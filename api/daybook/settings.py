@@ -1,0 +1,210 @@
+"""Settings reads every DAYBOOK_* variable of the environment, and says which one is wrong.
+
+It opens no connection and reads no file but the one that holds the database password.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+
+from psycopg import ProgrammingError
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+Network = IPv4Network | IPv6Network
+SecureCookie = Literal["auto", "always", "never"]
+T = TypeVar("T")
+
+PREFIX = "DAYBOOK_"
+
+
+class Setting(NamedTuple):
+    """One variable of the environment: the row of the README's table."""
+
+    name: str
+    default: str
+    meaning: str
+
+
+SETTINGS = (
+    Setting(
+        "DAYBOOK_DATABASE_URL",
+        "",
+        "Where the log is: a libpq URL or connection string. Needed by every command but `demo`.",
+    ),
+    Setting(
+        "DAYBOOK_DATABASE_PASSWORD_FILE",
+        "",
+        "File whose first line is the database password; it takes the place of one in the URL.",
+    ),
+    Setting(
+        "DAYBOOK_PUBLIC_URL",
+        "",
+        "Address under which clients reach the app, for example `https://audit.example.org`; links are built on it.",
+    ),
+    Setting(
+        "DAYBOOK_TRUSTED_PROXIES",
+        "",
+        "Networks (CIDR, separated by commas) whose `X-Forwarded-Proto` and `X-Forwarded-Host` are believed.",
+    ),
+    Setting("DAYBOOK_HOST", "127.0.0.1", "Address that `serve` listens on."),
+    Setting("DAYBOOK_PORT", "8000", "Port that `serve` listens on."),
+    Setting("DAYBOOK_POOL_SIZE", "10", "Connections to the database, at most, for each process of `serve`."),
+    Setting("DAYBOOK_POOL_TIMEOUT", "5s", "How long a request waits for a connection before it is answered 503."),
+    Setting("DAYBOOK_STATEMENT_TIMEOUT", "10s", "How long one read may take: `5s`, `500ms`, or bare milliseconds."),
+    Setting(
+        "DAYBOOK_SECURE_COOKIE",
+        "auto",
+        "Whether the page's cookie is sent over https only: `always`, `never`, or `auto` (when the request was https).",
+    ),
+    Setting(
+        "DAYBOOK_POSTGRES_BIN",
+        "",
+        "Folder with the PostgreSQL programs that `demo` starts. Empty: an installed wheel, Debian's, then `PATH`.",
+    ),
+)
+_DEFAULTS = {setting.name: setting.default for setting in SETTINGS}
+
+
+class SettingError(Exception):
+    """A setting is wrong: `name` is the variable, the text a sentence that names it."""
+
+    def __init__(self, name: str, sentence: str) -> None:
+        super().__init__(f"{name} {sentence}")
+        self.name = name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the commands and the app are told by their surroundings; times are in seconds."""
+
+    database_url: str = field(repr=False)
+    database_password: str | None = field(default=None, repr=False)
+    public_url: str | None = None
+    trusted_proxies: tuple[Network, ...] = ()
+    host: str = "127.0.0.1"
+    port: int = 8000
+    pool_size: int = 10
+    pool_timeout: float = 5.0
+    statement_timeout: float = 10.0
+    secure_cookie: SecureCookie = "auto"
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def conninfo(self) -> str:
+        """The libpq connection string, password included: never to be shown."""
+        if self.database_password is None:
+            return make_conninfo(self.database_url)
+        return make_conninfo(self.database_url, password=self.database_password)
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
+        """Read all settings; an empty variable counts as not set. Raises SettingError for the first wrong one."""
+
+        def read(name: str, parse: Callable[[str], T]) -> T:
+            try:
+                return parse(environment.get(name, "").strip() or _DEFAULTS[name])
+            except ValueError as error:
+                raise SettingError(name, str(error)) from error
+
+        return cls(
+            database_url=read("DAYBOOK_DATABASE_URL", _connection_string),
+            database_password=read("DAYBOOK_DATABASE_PASSWORD_FILE", _first_line),
+            public_url=read("DAYBOOK_PUBLIC_URL", _public_url),
+            trusted_proxies=read("DAYBOOK_TRUSTED_PROXIES", _networks),
+            host=read("DAYBOOK_HOST", str),
+            port=read("DAYBOOK_PORT", _whole_number(0, 65535)),
+            pool_size=read("DAYBOOK_POOL_SIZE", _whole_number(1, 1000)),
+            pool_timeout=read("DAYBOOK_POOL_TIMEOUT", _duration),
+            statement_timeout=read("DAYBOOK_STATEMENT_TIMEOUT", _duration),
+            secure_cookie=read("DAYBOOK_SECURE_COOKIE", _secure_cookie),
+            warnings=tuple(_unknown(environment)),
+        )
+
+
+def _connection_string(text: str) -> str:
+    if not text:
+        raise ValueError("is not set: it says where the database is, for example postgresql://reader@localhost/app.")
+    try:
+        conninfo_to_dict(text)
+    except ProgrammingError:
+        # The parser's own message repeats the text, and with it the password.
+        raise ValueError("is neither a libpq URL (postgresql://…) nor a libpq connection string.") from None
+    return text
+
+
+def _first_line(text: str) -> str | None:
+    if not text:
+        return None
+    try:
+        password = Path(text).read_text(encoding="utf-8").partition("\n")[0].rstrip("\r")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise ValueError(f"names the file {text}, which cannot be read: {reason}.") from None
+    if not password:
+        raise ValueError(f"names the file {text}, whose first line is empty.")
+    return password
+
+
+def _public_url(text: str) -> str | None:
+    if not text:
+        return None
+    parts = urlsplit(text)
+    try:
+        good_port = parts.port is None or parts.port > 0
+    except ValueError:
+        good_port = False
+    plain = good_port and not (parts.query or parts.fragment or "@" in parts.netloc)
+    if parts.scheme not in ("http", "https") or not parts.hostname or not plain or re.search(r"[^\x21-\x7e]", text):
+        raise ValueError("must be an http or https address without user, query or fragment.")
+    return text.rstrip("/")
+
+
+def _networks(text: str) -> tuple[Network, ...]:
+    networks = []
+    for part in re.split(r"[\s,]+", text):
+        try:
+            networks += [ip_network(part)] if part else []
+        except ValueError:
+            raise ValueError(f"holds {part!r}, which is no network in CIDR notation such as 10.0.0.0/8.") from None
+    return tuple(networks)
+
+
+def _whole_number(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,9}", text) or not least <= int(text) <= most:
+            raise ValueError(f"must be a whole number from {least} to {most}, not {text!r}.")
+        return int(text)
+
+    return parse
+
+
+def _duration(text: str) -> float:
+    match = re.fullmatch(r"([0-9]{1,9})(ms|s|min)?", text)
+    seconds = int(match[1]) * {"ms": 0.001, "s": 1.0, "min": 60.0}[match[2] or "ms"] if match else 0
+    if not 0 < seconds <= 3600:
+        raise ValueError(f"must be a time such as 500ms, 5s or 1min, at most an hour, not {text!r}.")
+    return seconds
+
+
+def _secure_cookie(text: str) -> SecureCookie:
+    policies: dict[str, SecureCookie] = {"auto": "auto", "always": "always", "never": "never"}
+    if text not in policies:
+        raise ValueError(f"must be auto, always or never, not {text!r}.")
+    return policies[text]
+
+
+def _unknown(environment: Mapping[str, str]) -> list[str]:
+    return [
+        f"{name} is no setting of daybook and is ignored"
+        + "".join(f"; did you mean {near}?" for near in get_close_matches(name, _DEFAULTS, n=1, cutoff=0.8))
+        for name in sorted(environment)
+        if name.startswith(PREFIX) and name not in _DEFAULTS
+    ]

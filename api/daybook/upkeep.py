@@ -1,0 +1,203 @@
+"""Upkeep makes days ahead, drops days past retention and compiles what went stale; status says how it stands.
+
+It must not hold a lock that a writer waits for longer than LOCK_TIMEOUT.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import psycopg
+from psycopg import Connection, sql
+from psycopg.errors import LockNotAvailable, ObjectNotInPrerequisiteState
+from psycopg.rows import class_row
+
+LOCK_TIMEOUT = "100ms"
+LOCK_ATTEMPTS = 20
+# Waiting for readers of a day that is detached concurrently holds nobody up.
+DETACH_TIMEOUT = "10s"
+
+
+@dataclass(slots=True)
+class Run:
+    """What one run did; `ran` is false when another run was at work."""
+
+    ran: bool = True
+    days_made: int = 0
+    days_dropped: list[str] = field(default_factory=list)
+    functions_compiled: int = 0
+    problem: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the run as the object that `maintain --json` prints."""
+        return asdict(self)
+
+
+class Finding(NamedTuple):
+    """A row of audit.check()."""
+
+    severity: str
+    problem: str
+    object_name: str
+    detail: str
+    mend: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrackedTable:
+    """A tracked table and what the check found about it."""
+
+    table: str
+    kind: str
+    findings: list[Finding]
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How upkeep and tracking stand; times are UTC, days are whole UTC days."""
+
+    version: str | None
+    last_run_at: datetime | None
+    last_problem: str | None
+    is_late: bool
+    prepared_until: str | None
+    oldest_day: str | None
+    retention_days: int
+    entries_beyond: int
+    tracked_tables: list[TrackedTable]
+    findings: list[Finding]
+
+    @property
+    def is_well(self) -> bool:
+        """False when upkeep is late or a write could slip past the log."""
+        every = [*self.findings, *(finding for table in self.tracked_tables for finding in table.findings)]
+        return not self.is_late and all(finding.severity != "bypass" for finding in every)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the status as the object that `status --json` prints."""
+        return {
+            **{name: getattr(self, name) for name in self.__slots__ if name not in ("tracked_tables", "findings")},
+            "last_run_at": self.last_run_at and self.last_run_at.isoformat(),
+            "tracked_tables": [
+                {"table": table.table, "kind": table.kind, "findings": [row._asdict() for row in table.findings]}
+                for table in self.tracked_tables
+            ],
+            "findings": [row._asdict() for row in self.findings],
+            "is_well": self.is_well,
+        }
+
+
+def maintain(conninfo: str) -> Run:
+    """Do one run of upkeep, each step in a transaction of its own. Several at once are safe: one works.
+
+    The login is a member of audit_maintainer, or a superuser. Raises psycopg.OperationalError when the database cannot
+    be reached and psycopg.errors.InsufficientPrivilege when the login may not.
+    """
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        locked = connection.execute(
+            "select pg_try_advisory_lock(hashtext('pg_daybook'), hashtext('upkeep'))"
+        ).fetchone()
+        if not (locked and locked[0]):
+            return Run(ran=False)
+        run = Run()
+        _prepare_days(connection, run)
+        _drop_days(connection, run)
+        _compile(connection, run)
+        connection.execute("select audit.note_upkeep(%s)", [run.problem])
+        return run
+
+
+def _prepare_days(connection: Connection[Any], run: Run) -> None:
+    _set_lock_timeout(connection, LOCK_TIMEOUT)
+    for attempt in range(LOCK_ATTEMPTS):
+        # Every try but the first lets the writers through that queued behind the one before.
+        time.sleep(0.05 * min(attempt, 10))
+        with suppress(LockNotAvailable):
+            run.days_made = _value(connection, "select audit.prepare_days()")
+            return
+    run.problem = "days ahead: the log was busy; the next run tries again"
+
+
+def _drop_days(connection: Connection[Any], run: Run) -> None:
+    days = [row[0] for row in connection.execute("select partition_name from audit.days_past_retention()").fetchall()]
+    for day in days:
+        try:
+            for partition in (day, day.replace("entry_", "change_", 1)):
+                _detach(connection, partition)
+            _set_lock_timeout(connection, LOCK_TIMEOUT)
+            connection.execute("select audit.drop_day(%s)", [day])
+        except (LockNotAvailable, ObjectNotInPrerequisiteState):
+            run.problem = f"{day}: a reader holds it; the next run drops it"
+            return
+        run.days_dropped.append(day)
+
+
+def _detach(connection: Connection[Any], partition: str) -> None:
+    row = connection.execute(
+        "select log_table, detach_pending from audit.day_partition where partition_name = %s", [partition]
+    ).fetchone()
+    if row is None:
+        return
+    _set_lock_timeout(connection, DETACH_TIMEOUT)
+    # No function can detach concurrently, so the login becomes the owner for this one command.
+    connection.execute("set role audit_owner")
+    try:
+        connection.execute(
+            sql.SQL("alter table audit.{} detach partition audit.{} {}").format(
+                sql.Identifier(row[0]), sql.Identifier(partition), sql.SQL("finalize" if row[1] else "concurrently")
+            )
+        )
+    finally:
+        connection.execute("reset role")
+
+
+def _compile(connection: Connection[Any], run: Run) -> None:
+    _set_lock_timeout(connection, LOCK_TIMEOUT)
+    for (tracked_id,) in connection.execute("select id from audit.tracked_table order by id").fetchall():
+        try:
+            run.functions_compiled += _value(
+                connection, "select audit.follow_table(%s, 'daybook maintain')::integer", [tracked_id]
+            )
+        except LockNotAvailable:
+            run.problem = run.problem or "a tracked table was being changed; the next run looks at it"
+
+
+def _set_lock_timeout(connection: Connection[Any], timeout: str) -> None:
+    connection.execute("select set_config('lock_timeout', %s, false)", [timeout])
+
+
+def _value(connection: Connection[Any], query: str, parameters: list[Any] | None = None) -> int:
+    row = connection.execute(query, parameters).fetchone()
+    return int(row[0]) if row else 0
+
+
+def status(conninfo: str) -> Status:
+    """Read how upkeep and tracking stand. The login is a member of audit_dba or audit_maintainer."""
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.read_only = True
+        row = connection.execute("select audit.upkeep_status()").fetchone()
+        assert row is not None
+        state: dict[str, Any] = row[0]
+        findings = connection.cursor(row_factory=class_row(Finding)).execute("select * from audit.check()").fetchall()
+        tables = connection.execute(
+            "select format('%I.%I', table_schema, table_name), kind from audit.tracked_table order by 1"
+        ).fetchall()
+    names = {name for name, _ in tables}
+    return Status(
+        version=state["version"],
+        last_run_at=datetime.fromisoformat(state["last_run_at"]) if state["last_run_at"] else None,
+        last_problem=state["last_problem"],
+        is_late=state["is_late"],
+        prepared_until=state["prepared_until"],
+        oldest_day=state["oldest_day"],
+        retention_days=state["retention_days"],
+        entries_beyond=state["entries_beyond"],
+        tracked_tables=[
+            TrackedTable(name, kind, [row for row in findings if row.object_name == name]) for name, kind in tables
+        ],
+        findings=[row for row in findings if row.object_name not in names],
+    )

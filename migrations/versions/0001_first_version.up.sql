@@ -1,0 +1,2944 @@
+-- What must hold before anything is created: a server that is new enough, and a schema that is ours to fill.
+
+do $requirements$
+begin
+    if current_setting('server_version_num')::integer < 150000 then
+        raise exception 'pg_daybook needs PostgreSQL 15 or newer; this server is %', current_setting('server_version')
+            using errcode = 'feature_not_supported',
+                  hint = 'Upgrade the server, then install again.';
+    end if;
+    if to_regclass('audit.tracked_table') is not null and to_regclass('audit.entry') is not null then
+        raise exception 'pg_daybook is installed in this database already'
+            using errcode = 'duplicate_schema',
+                  hint = 'Run "daybook migrate" to bring it up to date.';
+    end if;
+    -- Alembic's version table may stand alone in the schema: a downgrade leaves it, an upgrade makes it first.
+    if exists (select from pg_catalog.pg_class
+               where relnamespace = to_regnamespace('audit')
+                 and relname not in ('schema_version', 'schema_version_pkc'))
+       or exists (select from pg_catalog.pg_proc where pronamespace = to_regnamespace('audit')) then
+        raise exception 'a schema named audit exists already and is not pg_daybook''s'
+            using errcode = 'duplicate_schema',
+                  hint = 'Rename that schema, or install pg_daybook into another database.';
+    end if;
+end
+$requirements$;
+
+-- The roles of the log. Roles belong to the whole cluster: they are made when missing and never dropped.
+
+do $roles$
+declare
+    role_name text;
+begin
+    foreach role_name in array array[
+        'audit_owner', 'audit_capture', 'audit_reader', 'audit_dba', 'audit_maintainer', 'audit_writer']
+    loop
+        if not exists (select from pg_catalog.pg_roles where rolname = role_name) then
+            -- A maintainer becomes the owner by SET ROLE only, never by inheritance.
+            execute format('create role %I nologin %s', role_name,
+                           case role_name when 'audit_maintainer' then 'noinherit' else 'inherit' end);
+        end if;
+    end loop;
+
+    -- Whoever installs must be able to give objects to these two; a superuser can already.
+    foreach role_name in array array['audit_owner', 'audit_capture'] loop
+        if not pg_has_role(current_user, role_name, 'usage') then
+            execute format('grant %I to %I', role_name, current_user);
+        end if;
+    end loop;
+
+    if not exists (select from pg_catalog.pg_auth_members m
+                   where m.roleid = 'audit_capture'::regrole and m.member = 'audit_owner'::regrole) then
+        grant audit_capture to audit_owner;
+    end if;
+    if not exists (select from pg_catalog.pg_auth_members m
+                   where m.roleid = 'audit_owner'::regrole and m.member = 'audit_maintainer'::regrole) then
+        grant audit_owner to audit_maintainer;
+    end if;
+end
+$roles$;
+
+create schema if not exists audit;
+
+comment on schema audit is
+    'pg_daybook: the audit log of this database. Who did what, when, to what, written by triggers in the transaction that made the change.';
+
+-- What the log knows about itself: its settings, its upkeep and its version.
+
+create table if not exists audit.schema_version (
+    version_num character varying(32) not null,
+    constraint schema_version_pkc primary key (version_num)
+);
+comment on table audit.schema_version is
+    'The version of this schema, one row, in the form Alembic keeps it; "daybook migrate" goes on from here.';
+comment on column audit.schema_version.version_num is
+    'Number of the last migration that this schema contains. Never null.';
+
+create table audit.upkeep (
+    only_row boolean not null default true,
+    retention_days integer not null default 90,
+    days_ahead integer not null default 30,
+    installed_at timestamptz not null default clock_timestamp(),
+    last_run_at timestamptz,
+    last_problem text,
+    oldest_day date,
+    constraint upkeep_has_one_row primary key (only_row),
+    constraint only_row_is_true check (only_row),
+    constraint retention_is_between_a_day_and_ten_years check (retention_days between 1 and 3650),
+    constraint days_ahead_is_between_a_day_and_a_year check (days_ahead between 1 and 366)
+);
+insert into audit.upkeep default values;
+
+comment on table audit.upkeep is
+    'Settings and state of the log''s upkeep, one row. A DBA changes retention_days and days_ahead here; the rest is written by audit.maintain().';
+comment on column audit.upkeep.only_row is 'Always true: keeps the table at one row.';
+comment on column audit.upkeep.retention_days is 'Whole UTC days an entry is kept, 1 to 3650. Never null.';
+comment on column audit.upkeep.days_ahead is 'Day partitions made ahead of today, 1 to 366. Never null.';
+comment on column audit.upkeep.installed_at is 'When the log was installed in this database. Never null.';
+comment on column audit.upkeep.last_run_at is 'When upkeep last finished. Null: it never ran.';
+comment on column audit.upkeep.last_problem is 'What the last run could not do, in a sentence. Null: nothing.';
+comment on column audit.upkeep.oldest_day is 'First UTC day that retention still keeps. Null: upkeep never ran.';
+
+create sequence audit.floor as bigint minvalue 0 start 0;
+comment on sequence audit.floor is
+    'The least created_at a new entry may take, in microseconds since 1970-01-01 UTC. Outside transactions on purpose: every writer sees it at once, and a clock that steps back cannot go below it.';
+
+-- The log itself: entries, the changed rows of bulk entries, and the refusal to alter either.
+
+create table audit.entry (
+    id uuid not null,
+    created_at timestamptz not null,
+    workspace_id text collate "C",
+    event text collate "C" not null,
+    operation text collate "C" not null,
+    table_schema text collate "C",
+    table_name text collate "C",
+    resource_type text collate "C" not null,
+    resource_id text collate "C",
+    resource_name text,
+    row_key text collate "C",
+    actor_type text collate "C" not null,
+    actor_id text collate "C" not null,
+    actor_name text not null,
+    row_count bigint not null,
+    before jsonb,
+    after jsonb,
+    request_id text collate "C",
+    context jsonb,
+    database_user text collate "C" not null,
+    transaction_id xid8 not null,
+    constraint operation_is_known check (operation in ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'EVENT')),
+    constraint actor_type_is_known check (actor_type in ('user', 'service', 'system')),
+    constraint row_count_is_not_negative check (row_count >= 0)
+) partition by range (created_at);
+
+create index entry_by_workspace on audit.entry (workspace_id, created_at, id);
+create index entry_by_resource on audit.entry (resource_id, created_at) where resource_id is not null;
+
+comment on table audit.entry is
+    'The log. One statement on one tracked table gives one entry for each (workspace, event, operation) in which it really changed rows. Partitioned by UTC day on created_at; rows are only ever inserted.';
+comment on column audit.entry.id is
+    'UUID version 7: 48 bits are the milliseconds of created_at, the next 12 its microseconds within them, the rest random. Sorts as created_at does. Never null.';
+comment on column audit.entry.created_at is
+    'When the change was written down: the clock at the statement''s end, never below audit.floor. Partition key. Never null.';
+comment on column audit.entry.workspace_id is 'The tenant the entry belongs to. Null: system-wide, seen by DBAs only.';
+comment on column audit.entry.event is 'What happened, noun_pastparticiple. Never null.';
+comment on column audit.entry.operation is
+    'INSERT, UPDATE, DELETE or TRUNCATE as in TG_OP; EVENT for what the application or the log itself recorded. Never null.';
+comment on column audit.entry.table_schema is 'Schema of the tracked table, as it was then. Null: not about a table.';
+comment on column audit.entry.table_name is 'Name of the tracked table, as it was then. Null: not about a table.';
+comment on column audit.entry.resource_type is 'Kind of the thing affected. Never null.';
+comment on column audit.entry.resource_id is
+    'The thing affected: its key as text, a composite key as a JSON array. Null: several things, or a table without a key.';
+comment on column audit.entry.resource_name is 'Name of the thing as it was then. Null: unknown, or several things.';
+comment on column audit.entry.row_key is
+    'The changed row''s own key before the statement. Null: the same as resource_id, several rows, or a table without a key.';
+comment on column audit.entry.actor_type is 'user, service or system. Never null.';
+comment on column audit.entry.actor_id is 'Who did it; system when no actor was named. Never null.';
+comment on column audit.entry.actor_name is 'Name of the actor as it was then; the id when no name was given. Never null.';
+comment on column audit.entry.row_count is
+    'Rows that really changed. 1: before and after stand here. More: they stand in audit.change, save for TRUNCATE, which keeps none. 0: an event. Never null.';
+comment on column audit.entry.before is
+    'Values before: the whole row for DELETE, the changed columns for UPDATE. Null: INSERT, several rows, or an event.';
+comment on column audit.entry.after is
+    'Values after: the whole row for INSERT, the changed columns for UPDATE. Null: DELETE, several rows, or an event.';
+comment on column audit.entry.request_id is 'The application''s request. Null: not named.';
+comment on column audit.entry.context is
+    'What else the application said: reason, ip, user_agent, metadata; subject (the other party of a permission or role); details of an event; invalid (values that were malformed or too long). Null: nothing.';
+comment on column audit.entry.database_user is 'The login role (session_user), whatever actor was named. Never null.';
+comment on column audit.entry.transaction_id is
+    'The transaction that wrote the entry. Information only: ids do not survive a dump. Never null.';
+
+create table audit.change (
+    entry_id uuid not null,
+    created_at timestamptz not null,
+    workspace_id text collate "C",
+    resource_id text collate "C",
+    resource_name text,
+    row_key text collate "C",
+    before jsonb,
+    after jsonb
+) partition by range (created_at);
+
+-- Time-ordered ids lie together on disk, so block ranges find an entry's rows at a fraction of a btree's cost to writers.
+create index change_by_entry on audit.change using brin (entry_id) with (pages_per_range = 16);
+create index change_by_resource on audit.change using brin (resource_id text_bloom_ops) with (pages_per_range = 16);
+
+comment on table audit.change is
+    'The changed rows of entries that hold several. Partitioned by UTC day like audit.entry; rows are only ever inserted.';
+comment on column audit.change.entry_id is 'The entry this row belongs to. Never null.';
+comment on column audit.change.created_at is 'The entry''s created_at: names the day partition of both. Never null.';
+comment on column audit.change.workspace_id is 'The entry''s workspace. Null: system-wide.';
+comment on column audit.change.resource_id is 'The thing affected by this row''s change. Null: a table without a key.';
+comment on column audit.change.resource_name is 'Name of the thing as it was then. Null: unknown.';
+comment on column audit.change.row_key is
+    'The changed row''s own key before the statement. Null: the same as resource_id, or a table without a key.';
+comment on column audit.change.before is 'Values before, as in audit.entry. Null: INSERT.';
+comment on column audit.change.after is 'Values after, as in audit.entry. Null: DELETE.';
+
+create function audit.refuse_alteration()
+    returns trigger
+    language plpgsql
+    security invoker
+    set search_path = pg_catalog, pg_temp
+as $function$
+begin
+    raise exception 'the audit log is only ever added to: % on %.% is refused', tg_op, tg_table_schema, tg_table_name
+        using errcode = 'insufficient_privilege',
+              hint = 'Whole days are dropped by upkeep ("daybook maintain") once they are past retention.';
+end
+$function$;
+comment on function audit.refuse_alteration() is
+    'Trigger on entries and changes: refuses UPDATE, DELETE and TRUNCATE, the owner''s included.';
+
+create trigger entry_is_never_altered
+    before update or delete on audit.entry
+    for each row execute function audit.refuse_alteration();
+create trigger entry_is_never_truncated
+    before truncate on audit.entry
+    for each statement execute function audit.refuse_alteration();
+create trigger change_is_never_altered
+    before update or delete on audit.change
+    for each row execute function audit.refuse_alteration();
+create trigger change_is_never_truncated
+    before truncate on audit.change
+    for each statement execute function audit.refuse_alteration();
+
+-- A body in SQL-standard form is bound to its functions when it is created, so it needs no search_path; it is inlined.
+create function audit.new_entry_id(created_at timestamptz)
+    returns uuid
+    language sql
+    volatile
+    parallel safe
+return (
+    lpad(to_hex((extract(epoch from created_at) * 1000000)::bigint / 1000), 12, '0')
+    || '7' || lpad(to_hex((extract(epoch from created_at) * 1000000)::bigint % 1000), 3, '0')
+    -- The second half of a random UUID already carries the variant bits of RFC 9562.
+    || substr(gen_random_uuid()::text, 20))::uuid;
+comment on function audit.new_entry_id(timestamptz) is
+    'A new UUID version 7 (RFC 9562, 5.7) whose first 60 bits hold the given moment to the microsecond.';
+
+create function audit.entry_moment(id uuid)
+    returns timestamptz
+    language sql
+    immutable
+    parallel safe
+return timestamptz '1970-01-01 00:00:00+00'
+    + ('x' || translate(left(id::text, 13), '-', ''))::bit(48)::bigint * interval '1 millisecond'
+    + ('x' || substr(id::text, 16, 3))::bit(12)::bigint * interval '1 microsecond';
+comment on function audit.entry_moment(uuid) is
+    'The created_at that an entry''s id carries: finds the entry''s day partition from its id alone. Null for null.';
+
+-- Day partitions: whole UTC days, made ahead; past the prepared days …_beyond reaches to infinity.
+
+create function audit.day_start(day date)
+    returns timestamptz
+    language sql
+    immutable
+    parallel safe
+return day::timestamp at time zone 'UTC';
+comment on function audit.day_start(date) is 'The first instant of a UTC day.';
+
+create function audit.utc_day(moment timestamptz)
+    returns date
+    language sql
+    immutable
+    parallel safe
+return (moment at time zone 'UTC')::date;
+comment on function audit.utc_day(timestamptz) is 'The UTC day that holds a moment.';
+
+-- Bounds come from the catalogue, never from a name: a partition may span several days.
+create view audit.day_partition
+    with (security_invoker = true)
+as
+select
+    parent.relname::text as log_table,
+    partition.relname::text as partition_name,
+    partition.oid as partition_oid,
+    (regexp_match(bound.expression, 'FROM \(''([^'']+)''\)'))[1]::timestamptz as lower_bound,
+    coalesce((regexp_match(bound.expression, 'TO \(''([^'']+)''\)'))[1], 'infinity')::timestamptz as upper_bound,
+    partition.relname like '%\_beyond' as is_beyond,
+    inheritance.inhdetachpending as detach_pending
+from pg_catalog.pg_inherits inheritance
+join pg_catalog.pg_class parent on parent.oid = inheritance.inhparent
+join pg_catalog.pg_class partition on partition.oid = inheritance.inhrelid
+cross join lateral (select pg_get_expr(partition.relpartbound, partition.oid) as expression) bound
+where parent.relnamespace = to_regnamespace('audit')
+  and parent.relname in ('entry', 'change');
+comment on view audit.day_partition is 'The partitions of audit.entry and audit.change with their bounds, as the catalogue holds them.';
+comment on column audit.day_partition.log_table is 'entry or change.';
+comment on column audit.day_partition.partition_name is 'Name of the partition, in schema audit.';
+comment on column audit.day_partition.partition_oid is 'OID of the partition.';
+comment on column audit.day_partition.lower_bound is 'First instant it holds.';
+comment on column audit.day_partition.upper_bound is 'First instant it no longer holds; infinity for …_beyond.';
+comment on column audit.day_partition.is_beyond is 'True for the partition past the prepared days.';
+comment on column audit.day_partition.detach_pending is 'True when a concurrent detach was interrupted; upkeep finishes it.';
+
+create function audit.create_partition(log_table text, partition_name text)
+    returns void
+    language plpgsql
+    security invoker
+    set search_path = pg_catalog, pg_temp
+as $function$
+begin
+    -- LIKE and a later ATTACH lock the parent far less than PARTITION OF would.
+    execute format('create table audit.%I (like audit.%I including defaults including constraints including storage)',
+                   partition_name, log_table);
+    -- Neither grants, comments nor TRUNCATE triggers come with LIKE or ATTACH.
+    execute format('create trigger %I before truncate on audit.%I for each statement execute function audit.refuse_alteration()',
+                   log_table || '_is_never_truncated', partition_name);
+    execute format('alter table audit.%I owner to audit_owner', partition_name);
+    execute format('revoke all on audit.%I from public', partition_name);
+    execute format('grant select on audit.%I to audit_dba', partition_name);
+    execute format('comment on table audit.%I is %L', partition_name,
+                   format('Day partition of audit.%s; columns as there.', log_table));
+end
+$function$;
+comment on function audit.create_partition(text, text) is
+    'Makes a table in the form of entry or change, not yet attached, with the guards and grants of a partition.';
+
+create function audit.create_day(day date)
+    returns void
+    language plpgsql
+    security invoker
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    log_table text;
+    partition_name text;
+begin
+    foreach log_table in array array['entry', 'change'] loop
+        partition_name := log_table || to_char(day, '_YYYYMMDD');
+        if to_regclass(format('audit.%I', partition_name)) is null then
+            perform audit.create_partition(log_table, partition_name);
+            execute format('alter table audit.%I attach partition audit.%I for values from (%L) to (%L)',
+                           log_table, partition_name, audit.day_start(day), audit.day_start(day + 1));
+        end if;
+    end loop;
+end
+$function$;
+comment on function audit.create_day(date) is
+    'Makes and attaches the partitions of one UTC day that no partition covers yet. Nothing happens when a partition of its name stands.';
+
+create function audit.prepare_days()
+    returns integer
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+    set timezone = 'UTC'
+    set datestyle = 'ISO, YMD'
+as $function$
+declare
+    today constant date := audit.utc_day(clock_timestamp());
+    wanted_until date;
+    beyond_from date;
+    new_beyond_from date;
+    log_table text;
+    day date;
+    beyond_name text;
+    days_made integer := 0;
+    newest timestamptz;
+begin
+    perform pg_advisory_xact_lock(hashtext('pg_daybook'), hashtext('days'));
+    select today + days_ahead + 1 into strict wanted_until from audit.upkeep;
+    select audit.utc_day(lower_bound) into beyond_from
+    from audit.day_partition where is_beyond and day_partition.log_table = 'entry';
+
+    if beyond_from is null then
+        for day in select generate_series(today - 1, wanted_until - 1, interval '1 day')::date loop
+            perform audit.create_day(day);
+            days_made := days_made + 1;
+        end loop;
+        foreach log_table in array array['entry', 'change'] loop
+            beyond_name := log_table || '_beyond';
+            perform audit.create_partition(log_table, beyond_name);
+            execute format('alter table audit.%I attach partition audit.%I for values from (%L) to (maxvalue)',
+                           log_table, beyond_name, audit.day_start(wanted_until));
+        end loop;
+    elsif beyond_from < wanted_until then
+        select greatest(
+            (select max(created_at) from audit.entry where created_at >= audit.day_start(beyond_from)),
+            (select max(created_at) from audit.change where created_at >= audit.day_start(beyond_from)))
+        into newest;
+        -- Rows stand past the prepared days, or will before this transaction ends: that stretch becomes one partition of
+        -- several days and keeps its rows where they are.
+        new_beyond_from := case
+            when newest is not null or beyond_from <= today
+            then greatest(audit.utc_day(newest), today) + 2 end;
+
+        if new_beyond_from is not null then
+            foreach log_table in array array['entry', 'change'] loop
+                beyond_name := log_table || '_beyond';
+                -- The proof that lets ATTACH skip its scan: checked for new rows at once, for old ones under a light lock.
+                execute format('alter table audit.%I add constraint stands_before_new_beyond check (created_at is not null and created_at >= %L and created_at < %L) not valid',
+                               beyond_name, audit.day_start(beyond_from), audit.day_start(new_beyond_from));
+                execute format('alter table audit.%I validate constraint stands_before_new_beyond', beyond_name);
+            end loop;
+        end if;
+
+        -- New tables first, so that the parent is locked for the swap alone.
+        foreach log_table in array array['entry', 'change'] loop
+            for day in select generate_series(coalesce(new_beyond_from, beyond_from), wanted_until - 1, interval '1 day')::date loop
+                perform audit.create_partition(log_table, log_table || to_char(day, '_YYYYMMDD'));
+            end loop;
+            if new_beyond_from is not null then
+                perform audit.create_partition(log_table, log_table || '_beyond_next');
+            end if;
+        end loop;
+        foreach log_table in array array['entry', 'change'] loop
+            beyond_name := log_table || '_beyond';
+            execute format('alter table audit.%I detach partition audit.%I', log_table, beyond_name);
+            if new_beyond_from is not null then
+                execute format('alter table audit.%I rename to %I', beyond_name, log_table || to_char(beyond_from, '_YYYYMMDD'));
+                execute format('alter table audit.%I attach partition audit.%I for values from (%L) to (%L)',
+                               log_table, log_table || to_char(beyond_from, '_YYYYMMDD'),
+                               audit.day_start(beyond_from), audit.day_start(new_beyond_from));
+                execute format('alter table audit.%I drop constraint stands_before_new_beyond',
+                               log_table || to_char(beyond_from, '_YYYYMMDD'));
+                execute format('alter table audit.%I rename to %I', log_table || '_beyond_next', beyond_name);
+            end if;
+            for day in select generate_series(coalesce(new_beyond_from, beyond_from), wanted_until - 1, interval '1 day')::date loop
+                execute format('alter table audit.%I attach partition audit.%I for values from (%L) to (%L)',
+                               log_table, log_table || to_char(day, '_YYYYMMDD'), audit.day_start(day), audit.day_start(day + 1));
+            end loop;
+            execute format('alter table audit.%I attach partition audit.%I for values from (%L) to (maxvalue)',
+                           log_table, beyond_name,
+                           audit.day_start(greatest(wanted_until, new_beyond_from)));
+        end loop;
+        days_made := wanted_until - coalesce(new_beyond_from, beyond_from);
+    end if;
+
+    -- Below the oldest partition no entry could be stored: a clock that steps back must not get there.
+    perform setval('audit.floor', greatest(
+        (select last_value from audit.floor),
+        (select (extract(epoch from min(lower_bound)) * 1000000)::bigint from audit.day_partition where not is_beyond)));
+    return greatest(days_made, 0);
+end
+$function$;
+comment on function audit.prepare_days() is
+    'Makes the day partitions from yesterday to days_ahead ahead of today, splitting …_beyond in this one transaction. Returns the number of days made. Set lock_timeout before calling it: it takes the log''s lock for some milliseconds.';
+
+create function audit.drop_day(day_name text)
+    returns bigint
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    change_name constant text := regexp_replace(day_name, '^entry_', 'change_');
+    day audit.day_partition;
+    entries bigint := 0;
+    changes bigint := 0;
+begin
+    if day_name !~ '^entry_[0-9]{8}$' or to_regclass(format('audit.%I', day_name)) is null then
+        raise exception 'there is no day partition %', day_name
+            using errcode = 'undefined_table',
+                  hint = 'select partition_name from audit.day_partition names them.';
+    end if;
+    -- A partition detached beforehand has no bounds any more; its name still says where it began.
+    select * into day from audit.day_partition where partition_name = day_name;
+    if coalesce(day.upper_bound, audit.day_start(to_date(right(day_name, 8), 'YYYYMMDD') + 1))
+        > audit.day_start(audit.utc_day(clock_timestamp()) - (select retention_days from audit.upkeep)) then
+        raise exception 'day partition % is not past retention', day_name
+            using errcode = 'insufficient_privilege',
+                  hint = 'Only days older than retention_days in audit.upkeep are dropped.';
+    end if;
+    execute format('select count(*) from audit.%I', day_name) into entries;
+    if to_regclass(format('audit.%I', change_name)) is not null then
+        execute format('select count(*) from audit.%I', change_name) into changes;
+        execute format('drop table audit.%I', change_name);
+    end if;
+    execute format('drop table audit.%I', day_name);
+    perform audit.write_event('day_dropped', day_name, null,
+        jsonb_build_object('entries', entries, 'changes', changes, 'digest', null));
+    return entries;
+end
+$function$;
+comment on function audit.drop_day(text) is
+    'Drops the partitions of one day that is past retention and leaves a day_dropped entry with what it held. Returns the number of entries dropped.';
+
+-- Who acts, and in what context: the settings that the application names in its transaction.
+
+create function audit.set_actor(id text, name text default null, type text default 'user')
+    returns void
+    language plpgsql
+    security invoker
+    set search_path = pg_catalog, pg_temp
+as $function$
+begin
+    if id = 'system' then
+        raise exception '"system" is what no user did; it cannot be named as an actor'
+            using errcode = 'invalid_parameter_value',
+                  hint = 'Name the user or service, or set no actor at all.';
+    end if;
+    if nullif(id, '') is not null and (type is null or type not in ('user', 'service')) then
+        raise exception 'an actor''s type is user or service, not %', coalesce(quote_literal(type), 'null')
+            using errcode = 'invalid_parameter_value',
+                  hint = 'select audit.set_actor(''42'', ''Ada Lovelace'', ''user'')';
+    end if;
+    perform set_config('audit.actor_id', coalesce(id, ''), true),
+            set_config('audit.actor_name', coalesce(name, ''), true),
+            set_config('audit.actor_type', case when nullif(id, '') is null then '' else type end, true);
+end
+$function$;
+comment on function audit.set_actor(text, text, text) is
+    'Names the actor of the current transaction. A null or empty id: system. Holds until the transaction ends.';
+
+create function audit.set_context(
+    request_id text default null,
+    reason text default null,
+    ip text default null,
+    user_agent text default null,
+    metadata jsonb default null)
+    returns void
+    language sql
+    security invoker
+begin atomic
+    select set_config('audit.request_id', coalesce(request_id, ''), true),
+           set_config('audit.reason', coalesce(reason, ''), true),
+           set_config('audit.ip', coalesce(ip, ''), true),
+           set_config('audit.user_agent', coalesce(user_agent, ''), true),
+           set_config('audit.metadata', coalesce(metadata::text, ''), true);
+end;
+comment on function audit.set_context(text, text, text, text, jsonb) is
+    'Names the context of the current transaction''s changes. Null: none. Holds until the transaction ends.';
+
+create type audit.actor_context as (
+    actor_type text,
+    actor_id text,
+    actor_name text,
+    request_id text,
+    context jsonb
+);
+comment on type audit.actor_context is 'Who acts and in what context, as an entry stores it.';
+
+-- The one place that judges what the application set. It never raises: a bad value is kept, cut, under context.invalid.
+create function audit.read_actor_context()
+    returns audit.actor_context
+    language plpgsql
+    stable
+    security invoker
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    longest_id constant integer := 200;
+    longest_text constant integer := 1000;
+    longest_metadata constant integer := 65536;
+    actor_id text := nullif(current_setting('audit.actor_id', true), '');
+    actor_name text := nullif(current_setting('audit.actor_name', true), '');
+    actor_type text := nullif(current_setting('audit.actor_type', true), '');
+    request_id text := nullif(current_setting('audit.request_id', true), '');
+    reason text := nullif(current_setting('audit.reason', true), '');
+    ip text := nullif(current_setting('audit.ip', true), '');
+    user_agent text := nullif(current_setting('audit.user_agent', true), '');
+    metadata_text text := nullif(current_setting('audit.metadata', true), '');
+    metadata jsonb;
+    invalid jsonb;
+    context jsonb;
+begin
+    if actor_id = 'system' then
+        invalid := jsonb_build_object('actor_id', actor_id);
+        actor_id := null;
+    elsif length(actor_id) > longest_id then
+        invalid := jsonb_build_object('actor_id', left(actor_id, longest_text));
+        actor_id := left(actor_id, longest_id);
+    end if;
+    if actor_id is null then
+        actor_type := 'system';
+        actor_name := 'system';
+        actor_id := 'system';
+    else
+        if actor_type is null then
+            actor_type := 'user';
+        elsif actor_type not in ('user', 'service') then
+            invalid := coalesce(invalid, '{}') || jsonb_build_object('actor_type', left(actor_type, longest_text));
+            actor_type := 'user';
+        end if;
+        if actor_name is null then
+            actor_name := actor_id;
+        elsif length(actor_name) > longest_text then
+            invalid := coalesce(invalid, '{}') || jsonb_build_object('actor_name', left(actor_name, longest_text));
+            actor_name := left(actor_name, longest_id);
+        end if;
+    end if;
+    if request_id is not null and length(request_id) > longest_id then
+        invalid := coalesce(invalid, '{}') || jsonb_build_object('request_id', left(request_id, longest_text));
+        request_id := null;
+    end if;
+
+    if reason is not null then
+        if length(reason) > longest_text then
+            invalid := coalesce(invalid, '{}') || jsonb_build_object('reason', left(reason, longest_text));
+        else
+            context := jsonb_build_object('reason', reason);
+        end if;
+    end if;
+    if ip is not null then
+        -- The shape only: a name, a port or a list of proxies is no address.
+        if length(ip) <= 64 and ip ~ '^([0-9]{1,3}(\.[0-9]{1,3}){3}|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(%[0-9A-Za-z._-]+)?)$' then
+            context := coalesce(context, '{}') || jsonb_build_object('ip', ip);
+        else
+            invalid := coalesce(invalid, '{}') || jsonb_build_object('ip', left(ip, longest_text));
+        end if;
+    end if;
+    if user_agent is not null then
+        if length(user_agent) > longest_text then
+            invalid := coalesce(invalid, '{}') || jsonb_build_object('user_agent', left(user_agent, longest_text));
+        else
+            context := coalesce(context, '{}') || jsonb_build_object('user_agent', user_agent);
+        end if;
+    end if;
+    if metadata_text is not null then
+        if octet_length(metadata_text) <= longest_metadata then
+            -- Entered only when metadata is set, and writes nothing, so that it takes no subtransaction id.
+            begin
+                metadata := metadata_text::jsonb;
+            exception
+                when data_exception or program_limit_exceeded then
+                    metadata := null;
+            end;
+        end if;
+        if metadata is null then
+            invalid := coalesce(invalid, '{}') || jsonb_build_object('metadata', left(metadata_text, longest_text));
+        else
+            context := coalesce(context, '{}') || jsonb_build_object('metadata', metadata);
+        end if;
+    end if;
+    if invalid is not null then
+        context := coalesce(context, '{}') || jsonb_build_object('invalid', invalid);
+    end if;
+    return row(actor_type, actor_id, actor_name, request_id, context);
+end
+$function$;
+comment on function audit.read_actor_context() is
+    'What the application named in this transaction, judged: malformed or too long values stand, cut, under context.invalid.';
+
+create function audit.write_moment()
+    returns timestamptz
+    language plpgsql
+    volatile
+    security invoker
+    set search_path = pg_catalog, pg_temp
+as $function$
+begin
+    return greatest(clock_timestamp(), timestamptz '1970-01-01 00:00:00+00'
+                    + (select last_value from audit.floor) * interval '1 microsecond');
+end
+$function$;
+comment on function audit.write_moment() is 'The created_at of an entry written now: the clock, never below audit.floor.';
+
+create function audit.write_event(event text, subject_name text, workspace_id text, details jsonb)
+    returns uuid
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    moment constant timestamptz := audit.write_moment();
+    actor constant audit.actor_context := audit.read_actor_context();
+    entry_id constant uuid := audit.new_entry_id(moment);
+begin
+    insert into audit.entry (
+        id, created_at, workspace_id, event, operation, resource_type, resource_id, resource_name,
+        actor_type, actor_id, actor_name, row_count, request_id, context, database_user, transaction_id)
+    values (
+        entry_id, moment, workspace_id, event, 'EVENT', 'audit_log', subject_name, subject_name,
+        actor.actor_type, actor.actor_id, actor.actor_name, 0, actor.request_id,
+        case when details is null then actor.context
+             else coalesce(actor.context, '{}') || jsonb_build_object('details', details) end,
+        session_user, pg_current_xact_id());
+    return entry_id;
+end
+$function$;
+comment on function audit.write_event(text, text, text, jsonb) is
+    'Writes one of the log''s own events (resource_type audit_log). For the log''s own functions. Returns the entry''s id.';
+
+-- Which tables are tracked, and how: one row each, written by enable_tracking and disable_tracking only.
+
+create table audit.tracked_table (
+    id bigint generated always as identity,
+    table_schema text collate "C" not null,
+    table_name text collate "C" not null,
+    kind text collate "C" not null,
+    resource_type text collate "C",
+    resource_type_column text,
+    resource_id_columns text[],
+    resource_name_column text,
+    subject_column text,
+    workspace text collate "C",
+    workspace_column text,
+    workspace_setting text,
+    events jsonb,
+    column_events jsonb,
+    soft_delete_column text,
+    excluded_columns text[] not null default '{}',
+    redacted_columns text[] not null default '{}',
+    max_value_bytes integer not null,
+    missing_actor text collate "C" not null,
+    enabled_at timestamptz not null default clock_timestamp(),
+    relation_oid oid not null,
+    column_numbers jsonb not null default '{}',
+    compiled_digest text,
+    constraint tracked_table_has_a_number primary key (id),
+    constraint table_is_tracked_once unique (table_schema, table_name),
+    constraint kind_is_known check (kind in ('resource', 'permission', 'role')),
+    constraint permission_and_role_name_their_resource check (kind = 'resource' or resource_id_columns is not null),
+    constraint workspace_comes_from_one_place check (num_nonnulls(workspace, workspace_column, workspace_setting) <= 1),
+    constraint max_value_bytes_is_positive check (max_value_bytes >= 64),
+    constraint missing_actor_is_known check (missing_actor in ('system', 'refuse'))
+);
+
+comment on table audit.tracked_table is
+    'The tracked tables and their settings, as audit.enable_tracking was told. Change them by calling it again.';
+comment on column audit.tracked_table.id is 'Number of the compiled capture function audit.capture_<id>. Never null.';
+comment on column audit.tracked_table.table_schema is 'Schema of the table; follows a rename. Never null.';
+comment on column audit.tracked_table.table_name is 'Name of the table; follows a rename. Never null.';
+comment on column audit.tracked_table.kind is 'resource, permission or role. Never null.';
+comment on column audit.tracked_table.resource_type is 'resource_type of the entries. Null: the table''s name.';
+comment on column audit.tracked_table.resource_type_column is 'Column that names each row''s resource_type. Null: none.';
+comment on column audit.tracked_table.resource_id_columns is 'Columns that make resource_id. Null: the primary key.';
+comment on column audit.tracked_table.resource_name_column is 'Column, or fk_column.column, that gives resource_name. Null: none.';
+comment on column audit.tracked_table.subject_column is 'Column, or fk_column.column, that names the other party of a permission or role. Null: none.';
+comment on column audit.tracked_table.workspace is 'The workspace of every entry, when it is a constant. Null: it is not.';
+comment on column audit.tracked_table.workspace_column is 'Column, or fk_column.column, that holds the workspace. Null: another source, or the column was dropped.';
+comment on column audit.tracked_table.workspace_setting is 'Custom setting that holds the workspace. Null: another source.';
+comment on column audit.tracked_table.events is 'Event names that replace the kind''s, by operation. Null: the kind''s.';
+comment on column audit.tracked_table.column_events is 'Event names by the columns they belong to; where several fit, the first by name. Null: none.';
+comment on column audit.tracked_table.soft_delete_column is 'Column whose change from null means deleted, and back restored. Null: none.';
+comment on column audit.tracked_table.excluded_columns is 'Columns that are not stored at all. Never null.';
+comment on column audit.tracked_table.redacted_columns is 'Columns stored as a marker that still shows that they changed. Never null.';
+comment on column audit.tracked_table.max_value_bytes is 'A longer value is stored as its size and SHA-256. Never null.';
+comment on column audit.tracked_table.missing_actor is 'system: a write without an actor is marked system; refuse: it fails. Never null.';
+comment on column audit.tracked_table.enabled_at is 'When tracking was turned on first. Never null.';
+comment on column audit.tracked_table.relation_oid is 'OID of the table when it was last compiled; another one after a restore. Never null.';
+comment on column audit.tracked_table.column_numbers is 'Column names and their numbers when last compiled: shows a rename. Never null.';
+comment on column audit.tracked_table.compiled_digest is 'MD5 of the compiled function''s text. Null: not compiled.';
+
+create function audit.own_events()
+    returns text[]
+    language sql
+    immutable
+    parallel safe
+return array[
+    'tracking_enabled', 'tracking_changed', 'tracking_disabled', 'table_altered', 'table_dropped', 'day_dropped',
+    'key_created', 'key_revoked', 'log_viewed', 'log_exported', 'seal_failed'];
+comment on function audit.own_events() is 'The events that only the log itself writes.';
+
+create function audit.kind_events(kind text)
+    returns jsonb
+    language sql
+    immutable
+    parallel safe
+return case kind
+    when 'resource' then jsonb '{"INSERT": "resource_created", "UPDATE": "resource_updated", "DELETE": "resource_deleted", "TRUNCATE": "resource_deleted", "RESTORE": "resource_restored"}'
+    when 'permission' then jsonb '{"INSERT": "permission_granted", "UPDATE": "permission_changed", "DELETE": "permission_revoked", "TRUNCATE": "permission_revoked", "RESTORE": "permission_granted"}'
+    when 'role' then jsonb '{"INSERT": "role_assigned", "UPDATE": "role_changed", "DELETE": "role_unassigned", "TRUNCATE": "role_unassigned", "RESTORE": "role_assigned"}'
+end;
+comment on function audit.kind_events(text) is
+    'The events of a kind by operation; RESTORE is a soft deletion taken back. Null for an unknown kind.';
+
+create function audit.is_event_name(event text)
+    returns boolean
+    language sql
+    immutable
+    parallel safe
+return event ~ '^[a-z][a-z0-9]*(_[a-z0-9]+)+$' and length(event) <= 63;
+comment on function audit.is_event_name(text) is
+    'Whether a text has the form of an event, noun_pastparticiple in lower case, at most 63 characters. Null for null.';
+
+-- From a changed row to an entry: the SQL that a tracked table's trigger runs, generated from its settings and the catalogue.
+--
+-- capture_pieces() reads settings and catalogue and returns the fragments of SQL of one table as jsonb. Everything after it is
+-- text alone: the compiled function holds the fragments as literals; one whose table changed behind its back asks for them
+-- afresh, so that both ways run the same statements.
+
+create function audit.base_type(type_oid oid)
+    returns oid
+    language sql
+    stable
+begin atomic
+    with recursive looked_through as (
+        select t.oid, t.typbasetype from pg_catalog.pg_type t where t.oid = type_oid
+        union all
+        select t.oid, t.typbasetype from looked_through d join pg_catalog.pg_type t on t.oid = d.typbasetype
+    )
+    select oid from looked_through where typbasetype = 0;
+end;
+comment on function audit.base_type(oid) is 'The type below a domain, through domains of domains; the type itself when it is none.';
+
+create function audit.is_core_type(type_oid oid)
+    returns boolean
+    language sql
+    immutable
+    parallel safe
+return type_oid < 16384;
+comment on function audit.is_core_type(oid) is
+    'Whether the type came with the server (OIDs below FirstNormalObjectId): no application can attach a cast to it that capture would run.';
+
+create function audit.equality_is_identity(type_oid oid, collation_oid oid)
+    returns boolean
+    language sql
+    stable
+begin atomic
+    select exists (
+        select
+        from pg_catalog.pg_type t
+        join pg_catalog.pg_opclass c
+            on c.opcdefault
+           and c.opcmethod = (select oid from pg_catalog.pg_am where amname = 'btree')
+           and c.opcintype = case when t.typtype = 'e' then 'anyenum'::regtype::oid
+                                  when t.oid = 'varchar'::regtype then 'text'::regtype::oid
+                                  else t.oid end
+        join pg_catalog.pg_amproc p
+            on p.amprocfamily = c.opcfamily and p.amproclefttype = c.opcintype
+           and p.amprocrighttype = c.opcintype and p.amprocnum = 4
+        where t.oid = type_oid
+          and c.opcnamespace = 'pg_catalog'::regnamespace
+          and p.amproc::text in ('btequalimage', 'btvarstrequalimage'))
+        and coalesce((select collisdeterministic from pg_catalog.pg_collation where oid = collation_oid), true);
+end;
+comment on function audit.equality_is_identity(oid, oid) is
+    'Whether equal values of the type are also the same bytes (its btree class says equalimage, manual 67.5, and the collation is deterministic), so that a plain comparison misses no change.';
+
+create function audit.value_sql(value text, type_oid oid, max_bytes integer)
+    returns text
+    language plpgsql
+    stable
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    base constant oid := audit.base_type(type_oid);
+    cut constant text :=
+        'jsonb_build_object(''cut'', true, ''bytes'', octet_length(%1$s), ''sha256'', encode(sha256(%2$s), ''hex''))';
+    as_text text;
+begin
+    if audit.is_core_type(base) and (select typlen from pg_type where oid = base) > 0 then
+        return format('to_jsonb(%s)', value);
+    elsif base = 'bytea'::regtype then
+        return format('case when octet_length(%1$s) > %2$s then %3$s else to_jsonb(%1$s) end',
+                      value, max_bytes, format(cut, value, value));
+    elsif base in ('text'::regtype, 'varchar'::regtype, 'bpchar'::regtype) then
+        return format('case when octet_length(%1$s) > %2$s then %3$s else to_jsonb(%1$s) end',
+                      value, max_bytes, format(cut, value, format('convert_to(%s, ''UTF8'')', value)));
+    end if;
+
+    -- A type of the application goes through its output function: to_jsonb and ::text would run casts that its owner made.
+    -- json too, by its text: \u0000 in it makes to_jsonb raise, and its white space is part of its value.
+    if audit.is_core_type(base) and base <> 'json'::regtype then
+        as_text := format('(%s)::text', value);
+        -- The text is made only where it could be too long: no compression shrinks a value 256-fold.
+        return format('case when pg_column_size(%1$s) > %2$s and octet_length(%3$s) > %4$s then %5$s else to_jsonb(%1$s) end',
+                      value, max_bytes / 256, as_text, max_bytes,
+                      format(cut, as_text, format('convert_to(%s, ''UTF8'')', as_text)));
+    end if;
+    as_text := format('format(''%%s'', %s)', value);
+    return format('case when %1$s is not distinct from null then null '
+                  'when pg_column_size(%1$s) > %2$s and octet_length(%3$s) > %4$s then %5$s else to_jsonb(%3$s) end',
+                  value, max_bytes / 256, as_text, max_bytes,
+                  format(cut, as_text, format('convert_to(%s, ''UTF8'')', as_text)));
+end
+$function$;
+comment on function audit.value_sql(text, oid, integer) is
+    'The SQL that turns a column reference of a type into the jsonb an entry stores, cut above max_bytes.';
+
+create function audit.text_sql(value text, type_oid oid)
+    returns text
+    language sql
+    stable
+begin atomic
+    select case
+        when audit.is_core_type(audit.base_type(type_oid)) then format('(%s)::text', value)
+        else format('case when not (%1$s is not distinct from null) then format(''%%s'', %1$s) end', value)
+    end;
+end;
+comment on function audit.text_sql(text, oid) is 'The SQL that turns a column reference of a type into text, running no cast of the application.';
+
+create function audit.bounded_sql(value text)
+    returns text
+    language sql
+    immutable
+    parallel safe
+    -- A btree holds 2704 bytes: a longer id must not fail the write.
+return format('case when octet_length(%1$s) > 2000 then left(%1$s, 200) || ''…'' || encode(sha256(convert_to(%1$s, ''UTF8'')), ''hex'') else %1$s end', value);
+comment on function audit.bounded_sql(text) is
+    'The SQL that keeps a text as it is up to 2000 bytes, and a longer one by its beginning and SHA-256, so that it still tells things apart.';
+
+create function audit.key_sql(alias text, relation oid, columns text[])
+    returns text
+    language plpgsql
+    stable
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    parts text[];
+    is_short boolean;
+begin
+    if columns is null or cardinality(columns) = 0 then
+        return 'null::text';
+    end if;
+    select array_agg(
+        case when cardinality(columns) = 1 or not audit.is_core_type(audit.base_type(a.atttypid))
+             then audit.text_sql(format('%s.%I', alias, a.attname), a.atttypid)
+             else format('%s.%I', alias, a.attname) end
+        order by k.position),
+        bool_and(t.typlen > 0)
+    into parts, is_short
+    from unnest(columns) with ordinality k(name, position)
+    join pg_attribute a on a.attrelid = relation and a.attname = k.name and a.attnum > 0 and not a.attisdropped
+    join pg_type t on t.oid = a.atttypid;
+    if parts is null or cardinality(parts) < cardinality(columns) then
+        return 'null::text';
+    end if;
+    if is_short and cardinality(columns) = 1 then
+        return parts[1];
+    end if;
+    return audit.bounded_sql(case when cardinality(columns) = 1 then parts[1]
+                                  else format('jsonb_build_array(%s)::text', array_to_string(parts, ', ')) end);
+end
+$function$;
+comment on function audit.key_sql(text, oid, text[]) is
+    'The SQL that turns a row''s key columns into the text of resource_id and row_key. A column that is gone makes it null.';
+
+create function audit.primary_key_columns(relation oid)
+    returns text[]
+    language sql
+    stable
+begin atomic
+    select array_agg(a.attname::text order by k.position)
+    from pg_catalog.pg_index i
+    cross join lateral unnest(i.indkey::smallint[]) with ordinality k(number, position)
+    join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.number
+    where i.indrelid = relation and i.indisprimary and k.position <= i.indnkeyatts;
+end;
+comment on function audit.primary_key_columns(oid) is 'Columns of a table''s primary key in its order. Null: it has none.';
+
+create type audit.lookup as (
+    parent oid,
+    parent_key text,
+    parent_column text,
+    key_operator text,
+    problem text
+);
+comment on type audit.lookup is
+    'Where fk_column.column leads: the parent table, its key, the wanted column, the key''s equality operator; or the problem with it.';
+
+create function audit.find_lookup(relation oid, path text)
+    returns audit.lookup
+    language plpgsql
+    stable
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    fk_column constant text := split_part(path, '.', 1);
+    wanted constant text := substr(path, length(split_part(path, '.', 1)) + 2);
+    found_lookup audit.lookup;
+    parent_name text;
+    key_readable boolean;
+begin
+    select c.confrelid, key_column.attname, value_column.attname,
+           format('operator(%I.%s)', n.nspname, o.oprname), null
+    into found_lookup
+    from pg_constraint c
+    join pg_attribute a on a.attrelid = c.conrelid and a.attnum = c.conkey[1]
+    join pg_attribute key_column on key_column.attrelid = c.confrelid and key_column.attnum = c.confkey[1]
+    join pg_operator o on o.oid = c.conpfeqop[1]
+    join pg_namespace n on n.oid = o.oprnamespace
+    left join pg_attribute value_column
+        on value_column.attrelid = c.confrelid and value_column.attname = wanted
+       and value_column.attnum > 0 and not value_column.attisdropped and value_column.attgenerated <> 'v'
+    where c.conrelid = relation and c.contype = 'f' and cardinality(c.conkey) = 1 and a.attname = fk_column
+    order by (value_column.attname is null), c.oid
+    limit 1;
+
+    if found_lookup.parent is null then
+        found_lookup.problem := format('column %I has no foreign key of one column to follow', fk_column);
+        return found_lookup;
+    end if;
+    parent_name := found_lookup.parent::regclass::text;
+    if found_lookup.parent_column is null then
+        found_lookup.problem := format('table %s has no column %I to look up', parent_name, wanted);
+    elsif not has_schema_privilege('audit_capture', (select relnamespace from pg_class where oid = found_lookup.parent), 'usage') then
+        found_lookup.problem := format('audit_capture may not use the schema of %s', parent_name);
+    elsif not (has_column_privilege('audit_capture', found_lookup.parent, found_lookup.parent_key, 'select')
+               and has_column_privilege('audit_capture', found_lookup.parent, found_lookup.parent_column, 'select')) then
+        found_lookup.problem := format('audit_capture may not read %s', parent_name);
+    elsif (select relrowsecurity from pg_class where oid = found_lookup.parent) then
+        found_lookup.problem := format('table %s has row-level security', parent_name);
+    end if;
+    return found_lookup;
+end
+$function$;
+comment on function audit.find_lookup(oid, text) is
+    'Follows fk_column.column over a foreign key of one column; problem says why capture cannot use it, null when it can.';
+
+create function audit.column_or_lookup_sql(alias text, relation oid, path text, length text)
+    returns text
+    language plpgsql
+    stable
+    set search_path = pg_catalog, pg_temp
+as $function$
+-- length: bounded keeps what tells things apart, short the first 500 characters, which is enough for a name.
+declare
+    target audit.lookup;
+    type_oid oid;
+    value text;
+begin
+    if path is null then
+        return 'null::text';
+    end if;
+    select atttypid into type_oid
+    from pg_attribute
+    where attrelid = relation and attname = path and attnum > 0 and not attisdropped and attgenerated <> 'v';
+    if found then
+        value := audit.text_sql(format('%s.%I', alias, path), type_oid);
+        return case when (select typlen from pg_type where oid = type_oid) > 0 then value
+                    when length = 'short' then format('left(%s, 500)', value)
+                    else audit.bounded_sql(value) end;
+    end if;
+    if path not like '%.%' then
+        return 'null::text';
+    end if;
+    target := audit.find_lookup(relation, path);
+    -- Checked when tracking was turned on; what has become unreadable since must not fail a write, audit.check() tells.
+    if target.problem is not null then
+        return 'null::text';
+    end if;
+    select atttypid into type_oid
+    from pg_attribute where attrelid = target.parent and attname = target.parent_column;
+    value := audit.text_sql(format('audit_p.%I', target.parent_column), type_oid);
+    return format('(select %s from %s audit_p where audit_p.%I %s %s.%I)',
+                  case when length = 'short' then format('left(%s, 500)', value) else audit.bounded_sql(value) end,
+                  (select format('%I.%I', n.nspname, c.relname)
+                   from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = target.parent),
+                  target.parent_key, target.key_operator, alias, split_part(path, '.', 1));
+end
+$function$;
+comment on function audit.column_or_lookup_sql(text, oid, text, text) is
+    'The SQL for a column''s text, or for fk_column.column looked up in the parent, of limited length. Null text where neither can be had.';
+
+create function audit.shape_sql(relation text)
+    returns text
+    language sql
+    immutable
+    parallel safe
+return format(
+    '(select concat(count(*), '':'', sum(hashtextextended(attname::text, case when atttypid < 16384 then atttypid else 0 end::bigint))) '
+    'from pg_catalog.pg_attribute where attrelid = %s and attnum > 0 and not attisdropped)', relation);
+comment on function audit.shape_sql(text) is
+    'The SQL of a table''s fingerprint: its columns'' names and their types where these come with the server (an application type''s OID would not survive a restore).';
+
+create function audit.table_shape(relation oid)
+    returns text
+    language plpgsql
+    stable
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    shape text;
+begin
+    execute 'select ' || audit.shape_sql('$1') into shape using relation;
+    return shape;
+end
+$function$;
+comment on function audit.table_shape(oid) is 'A table''s fingerprint, which its compiled function compares before each use.';
+
+create function audit.side_pieces(tracked audit.tracked_table, relation oid, alias text)
+    returns jsonb
+    language plpgsql
+    stable
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    key_columns constant text[] := audit.primary_key_columns(relation);
+    default_type constant text := coalesce(tracked.resource_type, tracked.table_name);
+begin
+    return jsonb_build_object(
+        'default_type', default_type,
+        'constant_workspace', tracked.workspace,
+        'workspace', case
+            when tracked.workspace is not null then format('%L::text', tracked.workspace)
+            when tracked.workspace_setting is not null then format('nullif(left(current_setting(%L, true), 200), '''')', tracked.workspace_setting)
+            else format('nullif(%s, '''')', audit.column_or_lookup_sql(alias, relation, tracked.workspace_column, 'bounded')) end,
+        'resource_type', case
+            when tracked.resource_type_column is null then format('%L::text', default_type)
+            else format('coalesce(nullif(%s, ''''), %L)', audit.column_or_lookup_sql(alias, relation, tracked.resource_type_column, 'short'), default_type) end,
+        'resource_id', audit.key_sql(alias, relation, coalesce(tracked.resource_id_columns, key_columns)),
+        'resource_name', audit.column_or_lookup_sql(alias, relation, tracked.resource_name_column, 'short'),
+        'row_key', audit.key_sql(alias, relation, key_columns),
+        'subject_id', audit.column_or_lookup_sql(alias, relation, split_part(tracked.subject_column, '.', 1), 'bounded'),
+        'subject_name', case when tracked.subject_column like '%.%'
+            then audit.column_or_lookup_sql(alias, relation, tracked.subject_column, 'short') else 'null::text' end);
+end
+$function$;
+comment on function audit.side_pieces(audit.tracked_table, oid, text) is
+    'The SQL fragments that read one side (old or new) of a changed row, under the given alias.';
+
+create function audit.capture_pieces(tracked_id bigint, relation oid)
+    returns jsonb
+    language plpgsql
+    stable
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    tracked audit.tracked_table;
+    columns jsonb;
+    events jsonb;
+    soft_delete jsonb;
+    named audit.tracked_table;
+    root constant oid := coalesce(pg_partition_root(relation), relation);
+begin
+    select * into strict tracked from audit.tracked_table where id = tracked_id;
+    named := tracked;
+    if named.table_name is distinct from (select relname from pg_class where oid = root) then
+        named.table_name := (select relname from pg_class where oid = root);
+    end if;
+
+    select jsonb_agg(jsonb_build_object(
+        'name', a.attname,
+        'changed', case
+            when audit.equality_is_identity(audit.base_type(a.atttypid), a.attcollation)
+                then format('audit_o.%1$I is distinct from audit_n.%1$I', a.attname)
+            else format('record_image_ne(row(audit_o.%1$I), row(audit_n.%1$I))', a.attname) end,
+        'before', case
+            when a.attname = any(tracked.redacted_columns) then '''{"redacted": true}''::jsonb'
+            else audit.value_sql(format('audit_o.%I', a.attname), a.atttypid, tracked.max_value_bytes) end,
+        'after', case
+            when a.attname = any(tracked.redacted_columns) then '''{"redacted": true}''::jsonb'
+            else audit.value_sql(format('audit_n.%I', a.attname), a.atttypid, tracked.max_value_bytes) end)
+        order by a.attnum)
+    into columns
+    from pg_attribute a
+    where a.attrelid = relation and a.attnum > 0 and not a.attisdropped
+      and a.attgenerated <> 'v'
+      and a.attname <> all(tracked.excluded_columns);
+
+    events := audit.kind_events(tracked.kind) || coalesce(tracked.events, '{}');
+    if tracked.soft_delete_column is not null
+       and exists (select from jsonb_array_elements(columns) c where c ->> 'name' = tracked.soft_delete_column) then
+        soft_delete := jsonb_build_object(
+            'column', tracked.soft_delete_column,
+            'deleted', format('audit_o.%1$I is not distinct from null and not (audit_n.%1$I is not distinct from null)', tracked.soft_delete_column),
+            'restored', format('audit_n.%1$I is not distinct from null and not (audit_o.%1$I is not distinct from null)', tracked.soft_delete_column));
+    end if;
+
+    return jsonb_build_object(
+        'table_schema', case when root <> relation or (select relkind from pg_class where oid = relation) = 'p'
+            then (select n.nspname from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = root) end,
+        'table_name', case when root <> relation or (select relkind from pg_class where oid = relation) = 'p'
+            then (select relname from pg_class where oid = root) end,
+        'columns', coalesce(columns, '[]'),
+        'has_key', audit.primary_key_columns(relation) is not null,
+        'old', audit.side_pieces(named, relation, 'audit_o'),
+        'new', audit.side_pieces(named, relation, 'audit_n'),
+        'events', events,
+        'column_events', coalesce((
+            select jsonb_agg(jsonb_build_object('event', e.key, 'columns', e.value) order by e.key)
+            from jsonb_each(coalesce(tracked.column_events, '{}')) e), '[]'),
+        'soft_delete', soft_delete);
+end
+$function$;
+comment on function audit.capture_pieces(bigint, oid) is
+    'The SQL fragments that capture a tracked table, from its settings and the catalogue as they are now. The relation may be a partition of it.';
+
+create function audit.object_sql(columns jsonb, side text)
+    returns text
+    language sql
+    immutable
+    parallel safe
+    -- A function takes 100 arguments: 50 pairs at most in one call.
+return coalesce((
+    select string_agg(format('jsonb_build_object(%s)', chunk.pairs), ' || ' order by chunk.number)
+    from (
+        select (c.position - 1) / 50 as number,
+               string_agg(format('%L, %s', c.value ->> 'name', c.value ->> side), ', ' order by c.position) as pairs
+        from jsonb_array_elements(columns) with ordinality c(value, position)
+        group by 1
+    ) chunk), '''{}''::jsonb');
+comment on function audit.object_sql(jsonb, text) is 'The SQL of a jsonb object of the given columns; side is before or after.';
+
+create function audit.row_event_sql(pieces jsonb, operation text, changed_columns text[])
+    returns text
+    language plpgsql
+    stable
+    set search_path = pg_catalog, pg_temp
+as $function$
+-- changed_columns null: code for one row, which finds its changed columns in the variable audit_changed;
+-- otherwise SQL for a statement that is known to have changed these columns in some row.
+declare
+    event_sql constant text := format('%L::text', pieces -> 'events' ->> operation);
+    soft_delete constant jsonb := pieces -> 'soft_delete';
+    branches text := '';
+    column_event jsonb;
+    others text;
+begin
+    if operation <> 'UPDATE' then
+        return event_sql;
+    end if;
+    if soft_delete <> 'null' and (changed_columns is null or soft_delete ->> 'column' = any(changed_columns)) then
+        branches := format(' when %s then %L when %s then %L',
+            soft_delete ->> 'deleted', pieces -> 'events' ->> 'DELETE',
+            soft_delete ->> 'restored', pieces -> 'events' ->> 'RESTORE');
+    end if;
+    for column_event in select c from jsonb_array_elements(pieces -> 'column_events') c loop
+        if changed_columns is null then
+            branches := branches || format(' when audit_changed <@ %L::text[] then %L',
+                array(select jsonb_array_elements_text(column_event -> 'columns')), column_event ->> 'event');
+        elsif changed_columns && array(select jsonb_array_elements_text(column_event -> 'columns')) then
+            select string_agg(c ->> 'changed', ' or ') into others
+            from jsonb_array_elements(pieces -> 'columns') c
+            where c ->> 'name' = any(changed_columns) and not column_event -> 'columns' ? (c ->> 'name');
+            branches := branches || format(' when %s then %L',
+                case when others is null then 'true' else format('not (%s)', others) end, column_event ->> 'event');
+        end if;
+    end loop;
+    return case when branches = '' then event_sql else format('case%s else %s end', branches, event_sql) end;
+end
+$function$;
+comment on function audit.row_event_sql(jsonb, text, text[]) is
+    'The SQL of a changed row''s event: soft deletion first, then column events, then the kind''s.';
+
+create function audit.row_sql(pieces jsonb, operation text, changed_columns text[])
+    returns text
+    language plpgsql
+    stable
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    side constant jsonb := case when operation = 'DELETE' then pieces -> 'old' else pieces -> 'new' end;
+    columns constant jsonb := pieces -> 'columns';
+    changed jsonb;
+    row_changed text;
+    before_sql text := 'null::jsonb';
+    after_sql text := 'null::jsonb';
+    source text;
+begin
+    if operation = 'INSERT' then
+        after_sql := audit.object_sql(columns, 'after');
+        source := 'audit_new_rows audit_n';
+    elsif operation = 'DELETE' then
+        before_sql := audit.object_sql(columns, 'before');
+        source := 'audit_old_rows audit_o';
+    else
+        select jsonb_agg(c order by p), string_agg(c ->> 'changed', ' or ') into changed, row_changed
+        from jsonb_array_elements(columns) with ordinality e(c, p)
+        where c ->> 'name' = any(changed_columns);
+        if not (pieces -> 'has_key')::boolean then
+            changed := columns;
+        end if;
+        before_sql := audit.object_sql(changed, 'before');
+        after_sql := audit.object_sql(changed, 'after');
+        if (pieces -> 'has_key')::boolean and jsonb_array_length(changed) > 1 then
+            -- Mostly every row changes the same columns; the rest is put together column by column.
+            select format('case when %s then %s else %s end', string_agg(format('(%s)', c ->> 'changed'), ' and '), before_sql,
+                          string_agg(format('case when %s then jsonb_build_object(%L, %s) else ''{}''::jsonb end',
+                                            c ->> 'changed', c ->> 'name', c ->> 'before'), ' || ')),
+                   format('case when %s then %s else %s end', string_agg(format('(%s)', c ->> 'changed'), ' and '), after_sql,
+                          string_agg(format('case when %s then jsonb_build_object(%L, %s) else ''{}''::jsonb end',
+                                            c ->> 'changed', c ->> 'name', c ->> 'after'), ' || '))
+            into before_sql, after_sql
+            from jsonb_array_elements(changed) c;
+        end if;
+        source := audit.pair_sql() || ' where ' || row_changed;
+    end if;
+
+    return format(
+        'select %s collate "C" as workspace_id, %s collate "C" as event, %s collate "C" as resource_type, '
+        '%s collate "C" as resource_id, %s as resource_name, nullif(%s, %s) collate "C" as row_key, '
+        '%s as subject_id, %s as subject_name, %s as before, %s as after from %s',
+        side ->> 'workspace', audit.row_event_sql(pieces, operation, changed_columns), side ->> 'resource_type',
+        side ->> 'resource_id', side ->> 'resource_name',
+        case when operation = 'INSERT' then pieces -> 'new' ->> 'row_key' else pieces -> 'old' ->> 'row_key' end,
+        side ->> 'resource_id',
+        side ->> 'subject_id', side ->> 'subject_name', before_sql, after_sql, source);
+end
+$function$;
+comment on function audit.row_sql(jsonb, text, text[]) is
+    'The SELECT that turns the transition tables of an operation into one row for each row that really changed. changed_columns: those that an UPDATE changed in any row.';
+
+create function audit.pair_sql()
+    returns text
+    language sql
+    immutable
+    parallel safe
+    -- Both transition tables list a statement's rows in one order; a key may have changed, so it cannot pair them.
+return '(select row_number() over () as "audit position", r.* from audit_old_rows r) audit_o '
+    'join (select row_number() over () as "audit position", r.* from audit_new_rows r) audit_n '
+    'on audit_o."audit position" = audit_n."audit position"';
+comment on function audit.pair_sql() is 'The FROM items that pair the old and new rows of an UPDATE by their position.';
+
+create function audit.changed_columns_sql(pieces jsonb)
+    returns text
+    language sql
+    stable
+begin atomic
+    select coalesce(format('select array_remove(array[%s]::text[], null) from %s',
+                           string_agg(format('case when bool_or(%s) then %L end', c ->> 'changed', c ->> 'name'), ', '),
+                           audit.pair_sql()), 'select ''{}''::text[]')
+    from jsonb_array_elements(pieces -> 'columns') c;
+end;
+comment on function audit.changed_columns_sql(jsonb) is
+    'The SELECT of the columns that an UPDATE really changed in any row.';
+
+create function audit.bulk_sql(pieces jsonb, operation text, changed_columns text[])
+    returns text
+    language sql
+    stable
+begin atomic
+    -- $1 created_at, $2 actor, $3 table_schema, $4 table_name
+    select format($sql$
+with audit_row as materialized (
+    %1$s
+), audit_group as materialized (
+    select audit.new_entry_id($1) as id, r.workspace_id, r.event, count(*) as row_count,
+           case when min(r.resource_type) = max(r.resource_type) then min(r.resource_type) else %2$L end as resource_type,
+           count(r.resource_id) = count(*) and min(r.resource_id) = max(r.resource_id) as is_one_resource,
+           min(r.resource_id) as resource_id, min(r.resource_name) as resource_name,
+           case when count(r.subject_id) = count(*) and min(r.subject_id) = max(r.subject_id) then min(r.subject_id) end as subject_id,
+           min(r.subject_name) as subject_name
+    from audit_row r
+    group by r.workspace_id, r.event
+), audit_stored as (
+    insert into audit.change (entry_id, created_at, workspace_id, resource_id, resource_name, row_key, before, after)
+    select g.id, $1, r.workspace_id, r.resource_id, r.resource_name, r.row_key, r.before, r.after
+    from audit_row r
+    join audit_group g
+        on g.event = r.event and coalesce(g.workspace_id, '') = coalesce(r.workspace_id, '')
+    where g.row_count > 1
+)
+insert into audit.entry (
+    id, created_at, workspace_id, event, operation, table_schema, table_name, resource_type, resource_id, resource_name,
+    row_key, actor_type, actor_id, actor_name, row_count, before, after, request_id, context, database_user, transaction_id)
+select g.id, $1, g.workspace_id, g.event, %3$L, $3, $4, g.resource_type,
+       case when g.is_one_resource then g.resource_id end, case when g.is_one_resource then g.resource_name end,
+       r.row_key, ($2).actor_type, ($2).actor_id, ($2).actor_name, g.row_count, r.before, r.after, ($2).request_id,
+       case when g.subject_id is null then ($2).context
+            else coalesce(($2).context, '{}') || jsonb_build_object('subject', jsonb_build_object('id', g.subject_id, 'name', g.subject_name)) end,
+       session_user, pg_current_xact_id()
+from audit_group g
+left join audit_row r
+    on g.row_count = 1 and r.event = g.event and coalesce(r.workspace_id, '') = coalesce(g.workspace_id, '')
+$sql$, audit.row_sql(pieces, operation, changed_columns), pieces -> 'new' ->> 'default_type', operation);
+end;
+comment on function audit.bulk_sql(jsonb, text, text[]) is
+    'The statement that writes what a statement of any number of rows changed: an entry for each workspace and event, and the rows of those that hold several.';
+
+-- The compiled trigger function of a tracked table: one function for its four operations.
+
+create function audit.truncate_sql(pieces jsonb, relation oid)
+    returns text
+    language sql
+    stable
+begin atomic
+    -- $1 created_at, $2 actor, $3 table_schema, $4 table_name
+    select format($sql$
+insert into audit.entry (
+    id, created_at, workspace_id, event, operation, table_schema, table_name, resource_type,
+    actor_type, actor_id, actor_name, row_count, request_id, context, database_user, transaction_id)
+select audit.new_entry_id($1), $1, g.workspace_id, %1$L, 'TRUNCATE', $3, $4, %2$L,
+       ($2).actor_type, ($2).actor_id, ($2).actor_name, g.row_count, ($2).request_id, ($2).context,
+       session_user, pg_current_xact_id()
+from (select %3$s collate "C" as workspace_id, count(*) as row_count
+      from %4$s audit_n group by 1) g
+$sql$, pieces -> 'events' ->> 'TRUNCATE', pieces -> 'new' ->> 'default_type', pieces -> 'new' ->> 'workspace',
+        (select format('%I.%I', n.nspname, c.relname)
+         from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace where c.oid = relation));
+end;
+comment on function audit.truncate_sql(jsonb, oid) is
+    'The statement that counts a table before TRUNCATE empties it: one entry for each workspace.';
+
+create function audit.count_is_exact(relation oid)
+    returns boolean
+    language sql
+    stable
+begin atomic
+    select has_table_privilege(current_user, c.oid, 'select')
+       and has_schema_privilege(current_user, c.relnamespace, 'usage')
+       and (not row_security_active(c.oid)
+            or exists (select from pg_catalog.pg_policy p where p.polrelid = c.oid and p.polname = 'audit_capture_counts'))
+    from pg_catalog.pg_class c
+    where c.oid = relation;
+end;
+comment on function audit.count_is_exact(oid) is
+    'Whether the current role sees every row of a table, so that a TRUNCATE of it can be counted.';
+
+create function audit.write_uncounted_truncate(relation oid, table_schema text, table_name text, pieces jsonb)
+    returns void
+    language plpgsql
+    security invoker
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    moment constant timestamptz := audit.write_moment();
+    actor constant audit.actor_context := audit.read_actor_context();
+begin
+    insert into audit.entry (
+        id, created_at, workspace_id, event, operation, table_schema, table_name, resource_type,
+        actor_type, actor_id, actor_name, row_count, request_id, context, database_user, transaction_id)
+    values (
+        audit.new_entry_id(moment), moment, pieces -> 'new' ->> 'constant_workspace', pieces -> 'events' ->> 'TRUNCATE', 'TRUNCATE',
+        table_schema, table_name, pieces -> 'new' ->> 'default_type',
+        actor.actor_type, actor.actor_id, actor.actor_name,
+        greatest((select reltuples from pg_class where oid = relation), 0)::bigint, actor.request_id,
+        coalesce(actor.context, '{}') || '{"details": {"row_count_is_estimated": true}}', session_user, pg_current_xact_id());
+end
+$function$;
+comment on function audit.write_uncounted_truncate(oid, text, text, jsonb) is
+    'The entry of a TRUNCATE of a table that capture may not read: the planner''s estimate, and it says so.';
+
+create function audit.single_row_sql(pieces jsonb, operation text)
+    returns text
+    language plpgsql
+    stable
+    set search_path = pg_catalog, pg_temp
+as $function$
+-- Code for the records audit_o and audit_n: expressions that need no table are evaluated without running a query, and of an
+-- UPDATE only the columns that changed are turned into jsonb.
+declare
+    side constant jsonb := case when operation = 'DELETE' then pieces -> 'old' else pieces -> 'new' end;
+    has_key constant boolean := (pieces -> 'has_key')::boolean;
+    code text := '';
+begin
+    if operation = 'INSERT' then
+        code := format('audit_after := %s;', audit.object_sql(pieces -> 'columns', 'after'));
+    elsif operation = 'DELETE' then
+        code := format('audit_before := %s;', audit.object_sql(pieces -> 'columns', 'before'));
+    else
+        select coalesce(string_agg(format($sql$
+            if %s then
+                audit_changed := audit_changed || %L::text;%s
+            end if;$sql$, c ->> 'changed', c ->> 'name',
+            case when has_key then format($sql$
+                audit_before := coalesce(audit_before, '{}') || jsonb_build_object(%1$L, %2$s);
+                audit_after := coalesce(audit_after, '{}') || jsonb_build_object(%1$L, %3$s);$sql$,
+                c ->> 'name', c ->> 'before', c ->> 'after') else '' end), '' order by p), '')
+            || $sql$
+            if audit_changed is null then
+                return null;
+            end if;$sql$
+        into code
+        from jsonb_array_elements(pieces -> 'columns') with ordinality e(c, p);
+        if not has_key then
+            code := code || format($sql$
+            audit_before := %s;
+            audit_after := %s;$sql$, audit.object_sql(pieces -> 'columns', 'before'), audit.object_sql(pieces -> 'columns', 'after'));
+        end if;
+    end if;
+    return code || format($sql$
+            audit_event := %1$s;
+            audit_workspace := %2$s;
+            audit_resource_type := %3$s;
+            audit_resource_id := %4$s;
+            audit_resource_name := %5$s;
+            audit_row_key := nullif(%6$s, audit_resource_id);$sql$,
+        audit.row_event_sql(pieces, operation, null), side ->> 'workspace', side ->> 'resource_type', side ->> 'resource_id',
+        side ->> 'resource_name',
+        case when operation = 'INSERT' then pieces -> 'new' ->> 'row_key' else pieces -> 'old' ->> 'row_key' end)
+        || case when side ->> 'subject_id' = 'null::text' then '' else format($sql$
+            audit_subject := %1$s;
+            if audit_subject is not null then
+                audit_context := jsonb_build_object('subject', jsonb_build_object('id', audit_subject, 'name', %2$s));
+            end if;$sql$, side ->> 'subject_id', side ->> 'subject_name') end;
+end
+$function$;
+comment on function audit.single_row_sql(jsonb, text) is
+    'The code of a compiled function that reads one changed row from its records into the variables of its entry.';
+
+create function audit.function_sql(tracked audit.tracked_table, relation oid)
+    returns text
+    language plpgsql
+    stable
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    pieces constant jsonb := audit.capture_pieces(tracked.id, relation);
+    is_partitioned constant boolean := (select relkind = 'p' from pg_class where oid = relation);
+    shape_check text;
+    actor_check text := '';
+    truncate_guard text := '';
+    truncate_mark text := '';
+begin
+    -- Names, not OIDs, for the parents of lookups: the text must hold after a restore, and a parent that is gone reads as
+    -- changed. What one asks of a column is asked only once it is known to be there.
+    select concat_ws(' and ', format('%s = %L', audit.shape_sql('tg_relid'), audit.table_shape(relation)), string_agg(format(
+        'case when %1$s = %2$L then has_schema_privilege(%3$L, ''usage'') and has_column_privilege(to_regclass(%4$L), %5$L, ''select'') '
+        'and has_column_privilege(to_regclass(%4$L), %6$L, ''select'') and not row_security_active(to_regclass(%4$L)) else false end',
+        audit.shape_sql(format('to_regclass(%L)', n.parent_name)), audit.table_shape(l.parent), n.schema_name, n.parent_name,
+        l.parent_key, l.parent_column), ' and '))
+    into shape_check
+    from unnest(array[tracked.workspace_column, tracked.resource_name_column, tracked.subject_column]) p(path)
+    cross join lateral audit.find_lookup(relation, p.path) l
+    cross join lateral (
+        select s.nspname as schema_name, format('%I.%I', s.nspname, c.relname) as parent_name
+        from pg_class c join pg_namespace s on s.oid = c.relnamespace where c.oid = l.parent) n
+    where p.path like '%.%' and l.problem is null;
+
+    if tracked.missing_actor = 'refuse' then
+        actor_check := format($sql$
+    if audit_actor.actor_type = 'system' then
+        raise exception 'a write to %%.%% needs an actor', tg_table_schema, tg_table_name
+            using errcode = 'insufficient_privilege',
+                  hint = 'select audit.set_actor(id, name) in the same transaction, before the write.';
+    end if;$sql$);
+    end if;
+    if is_partitioned then
+        -- TRUNCATE of the parent fires the triggers of its partitions too; only the parent counts. A write in between makes
+        -- a later TRUNCATE of a partition one of its own.
+        truncate_guard := format($sql$
+        if tg_table_name <> %1$L and current_setting('audit.truncated_table', true) = %2$L then
+            return null;
+        end if;
+        perform set_config('audit.truncated_table', %2$L, true);$sql$,
+            (select relname from pg_class where oid = relation), tracked.id::text);
+        truncate_mark := format($sql$
+    if current_setting('audit.truncated_table', true) = %L then
+        perform set_config('audit.truncated_table', '', true);
+    end if;$sql$, tracked.id::text);
+    end if;
+
+    return format($sql$
+#variable_conflict use_variable
+declare
+    audit_schema text := %1$s;
+    audit_table text := %2$s;
+    audit_actor audit.actor_context;
+    audit_moment timestamptz;
+    audit_changed text[];
+    audit_rows integer;
+    audit_o record;
+    audit_n record;
+    audit_event text;
+    audit_workspace text;
+    audit_resource_type text;
+    audit_resource_id text;
+    audit_resource_name text;
+    audit_row_key text;
+    audit_subject text;
+    audit_before jsonb;
+    audit_after jsonb;
+    audit_context jsonb;
+    audit_pieces jsonb;
+    audit_is_current boolean;
+begin
+    if tg_op = 'TRUNCATE' then%9$s
+        audit_pieces := audit.capture_pieces(%3$s, tg_relid);
+        audit_actor := audit.read_actor_context();%5$s
+        audit_moment := audit.write_moment();
+        if audit.count_is_exact(tg_relid) then
+            execute audit.truncate_sql(audit_pieces, tg_relid)
+            using audit_moment, audit_actor, audit_schema, audit_table;
+        else
+            perform audit.write_uncounted_truncate(tg_relid, audit_schema, audit_table, audit_pieces);
+        end if;
+        return null;
+    end if;%10$s
+
+    if tg_op = 'DELETE' then
+        select count(*) into audit_rows from (select from audit_old_rows limit 2) s;
+    else
+        select count(*) into audit_rows from (select from audit_new_rows limit 2) s;
+    end if;
+    if audit_rows = 0 then
+        return null;
+    end if;
+    -- False when the table was changed and this function was not compiled anew: its fragments are then asked for afresh.
+    audit_is_current := coalesce(%4$s, false);
+
+    if audit_rows = 1 and audit_is_current then
+        if tg_op = 'INSERT' then
+            select * into audit_n from audit_new_rows;
+            %6$s
+        elsif tg_op = 'DELETE' then
+            select * into audit_o from audit_old_rows;
+            %7$s
+        else
+            select * into audit_o from audit_old_rows;
+            select * into audit_n from audit_new_rows;
+            %8$s
+        end if;
+        audit_actor := audit.read_actor_context();%5$s
+        audit_moment := audit.write_moment();
+        insert into audit.entry (
+            id, created_at, workspace_id, event, operation, table_schema, table_name, resource_type, resource_id,
+            resource_name, row_key, actor_type, actor_id, actor_name, row_count, before, after, request_id, context,
+            database_user, transaction_id)
+        values (
+            audit.new_entry_id(audit_moment), audit_moment, audit_workspace, audit_event, tg_op, audit_schema, audit_table,
+            audit_resource_type, audit_resource_id, audit_resource_name, audit_row_key,
+            audit_actor.actor_type, audit_actor.actor_id, audit_actor.actor_name, 1, audit_before, audit_after,
+            audit_actor.request_id,
+            case when audit_context is null then audit_actor.context else coalesce(audit_actor.context, '{}') || audit_context end,
+            session_user, pg_current_xact_id());
+        return null;
+    end if;
+
+    audit_pieces := case when audit_is_current then %11$L::jsonb else audit.capture_pieces(%3$s, tg_relid) end;
+    -- Planned each time: the plan that fitted one row would take minutes for many.
+    if tg_op = 'UPDATE' then
+        execute audit.changed_columns_sql(audit_pieces) into audit_changed;
+        if cardinality(audit_changed) = 0 then
+            return null;
+        end if;
+    end if;
+    audit_actor := audit.read_actor_context();%5$s
+    audit_moment := audit.write_moment();
+    execute audit.bulk_sql(audit_pieces, tg_op, audit_changed)
+    using audit_moment, audit_actor, audit_schema, audit_table;
+    return null;
+end
+$sql$,
+        coalesce(quote_literal(pieces ->> 'table_schema'), 'tg_table_schema'),
+        coalesce(quote_literal(pieces ->> 'table_name'), 'tg_table_name'),
+        tracked.id,
+        shape_check,
+        actor_check,
+        audit.single_row_sql(pieces, 'INSERT'),
+        audit.single_row_sql(pieces, 'DELETE'),
+        audit.single_row_sql(pieces, 'UPDATE'),
+        truncate_guard,
+        truncate_mark,
+        pieces::text);
+end
+$function$;
+comment on function audit.function_sql(audit.tracked_table, oid) is 'The body of a tracked table''s compiled trigger function.';
+
+-- Turning tracking on and off. The public functions run with the caller's rights, who must own the table; what needs the log's
+-- own rights stands in definer functions that check ownership again.
+
+create function audit.require_owner(relation oid)
+    returns void
+    language plpgsql
+    stable
+    security invoker
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    owner oid;
+begin
+    select relowner into owner from pg_class where oid = relation;
+    -- Inside a definer function of ours current_user is the log's owner: the caller is the role that was set, else the login.
+    if not pg_has_role(
+        (case when current_user <> 'audit_owner' then current_user
+              when current_setting('role') = 'none' then session_user
+              else current_setting('role') end)::name, owner, 'usage') then
+        raise exception 'must be owner of table %', relation::regclass
+            using errcode = 'insufficient_privilege',
+                  hint = 'Tracking is turned on and off by the table''s owner or a superuser.';
+    end if;
+end
+$function$;
+comment on function audit.require_owner(oid) is 'Raises 42501 unless the caller owns the table.';
+
+create function audit.refuse_unknown_columns(relation oid, argument text, columns text[])
+    returns void
+    language plpgsql
+    stable
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    unknown text;
+begin
+    select name into unknown
+    from unnest(columns) name
+    where not exists (
+        select from pg_attribute a
+        where a.attrelid = relation and a.attname = name and a.attnum > 0 and not a.attisdropped)
+    limit 1;
+    if unknown is not null then
+        raise exception '%: table % has no column %', argument, relation::regclass, quote_ident(unknown)
+            using errcode = 'undefined_column',
+                  hint = 'Columns are named as in the catalogue, without quotes.';
+    end if;
+end
+$function$;
+comment on function audit.refuse_unknown_columns(oid, text, text[]) is
+    'Raises 42703 for the first name that is no column of the table, naming the argument that brought it.';
+
+create function audit.refuse_unusable_path(relation oid, argument text, path text)
+    returns void
+    language plpgsql
+    stable
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    target audit.lookup;
+begin
+    if path is null or exists (select from pg_attribute a where a.attrelid = relation and a.attname = path
+                               and a.attnum > 0 and not a.attisdropped) then
+        return;
+    end if;
+    perform audit.refuse_unknown_columns(relation, argument, array[split_part(path, '.', 1)]);
+    target := audit.find_lookup(relation, path);
+    if target.problem is not null then
+        raise exception '%: %', argument, target.problem
+            using errcode = case when target.problem like 'audit_capture may not%' then 'insufficient_privilege'
+                                 when target.problem like '%no column%' then 'undefined_column'
+                                 else 'feature_not_supported' end,
+                  hint = case
+                      when target.problem like 'audit_capture may not use%' then
+                          format('grant usage on schema %s to audit_capture',
+                                 (select relnamespace::regnamespace from pg_class where oid = target.parent))
+                      when target.problem like 'audit_capture may not read%' then
+                          format('grant select (%I, %I) on %s to audit_capture',
+                                 target.parent_key, target.parent_column, target.parent::regclass)
+                      else 'Use a column of the table itself.' end;
+    end if;
+end
+$function$;
+comment on function audit.refuse_unusable_path(oid, text, text) is
+    'Raises unless the path is a column of the table or fk_column.column that capture can look up.';
+
+create function audit.refuse_bad_events(relation oid, events jsonb, column_events jsonb)
+    returns void
+    language plpgsql
+    stable
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    item record;
+begin
+    if jsonb_typeof(events) <> 'object' or jsonb_typeof(column_events) <> 'object' then
+        raise exception 'events and column_events are JSON objects'
+            using errcode = 'invalid_parameter_value',
+                  hint = 'events => ''{"INSERT": "dashboard_created"}'', column_events => ''{"documentation_updated": ["description"]}''';
+    end if;
+    for item in select key, value from jsonb_each(coalesce(events, '{}')) loop
+        if item.key not in ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE') then
+            raise exception 'events: unknown operation %', item.key
+                using errcode = 'invalid_parameter_value',
+                      hint = 'The operations are INSERT, UPDATE, DELETE and TRUNCATE.';
+        end if;
+        if jsonb_typeof(item.value) <> 'string' then
+            raise exception 'events: the event of % is a string, not %', item.key, item.value
+                using errcode = 'invalid_parameter_value';
+        end if;
+    end loop;
+    for item in select key, value from jsonb_each(coalesce(column_events, '{}')) loop
+        if jsonb_typeof(item.value) <> 'array' or item.value = '[]'
+           or exists (select from jsonb_array_elements(item.value) e where jsonb_typeof(e) <> 'string') then
+            raise exception 'column_events: the columns of % are a list of names', item.key
+                using errcode = 'invalid_parameter_value';
+        end if;
+        perform audit.refuse_unknown_columns(relation, 'column_events',
+            (select array_agg(e) from jsonb_array_elements_text(item.value) e));
+    end loop;
+    for item in
+        select value as event from jsonb_each_text(coalesce(events, '{}'))
+        union select key from jsonb_each(coalesce(column_events, '{}'))
+    loop
+        if item.event = any(audit.own_events()) then
+            raise exception 'event % belongs to the log itself', item.event
+                using errcode = 'invalid_parameter_value';
+        elsif not coalesce(audit.is_event_name(item.event), false) then
+            raise exception 'event % is not of the form noun_pastparticiple', quote_literal(item.event)
+                using errcode = 'invalid_parameter_value',
+                      hint = 'Lower-case words joined by underscores, at most 63 characters, such as dashboard_published.';
+        end if;
+    end loop;
+end
+$function$;
+comment on function audit.refuse_bad_events(oid, jsonb, jsonb) is
+    'Raises 22023 or 42703 for events and column_events that enable_tracking cannot use.';
+
+create function audit.create_capture_triggers(relation oid, function_name text)
+    returns void
+    language plpgsql
+    security invoker
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    definition text;
+    trigger_name text;
+    target constant text := (select format('%I.%I', n.nspname, c.relname)
+                             from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = relation);
+begin
+    foreach definition in array array[
+        'audit_insert after insert on %s referencing new table as audit_new_rows',
+        'audit_update after update on %s referencing old table as audit_old_rows new table as audit_new_rows',
+        'audit_delete after delete on %s referencing old table as audit_old_rows',
+        'audit_truncate before truncate on %s']
+    loop
+        trigger_name := split_part(definition, ' ', 1);
+        execute format('create or replace trigger ' || definition || ' for each statement execute function audit.%I()',
+                       target, function_name);
+        execute format('alter table %s enable always trigger %I', target, trigger_name);
+    end loop;
+    -- TRUNCATE is counted by the capturing role: it reads what it captures anyway, and nothing else of the schema.
+    if not has_table_privilege('audit_capture', relation, 'select') then
+        execute format('grant select on %s to audit_capture', target);
+    end if;
+end
+$function$;
+comment on function audit.create_capture_triggers(oid, text) is
+    'Puts the four capture triggers on one table or partition, ENABLE ALWAYS. Needs ownership of it.';
+
+create function audit.partitions_of(relation oid)
+    returns setof oid
+    language sql
+    stable
+begin atomic
+    select relid::oid from pg_catalog.pg_partition_tree(relation::regclass)
+    union
+    select relation;
+end;
+comment on function audit.partitions_of(oid) is 'A table and all partitions below it.';
+
+create function audit.store_tracking(relation oid, settings jsonb)
+    returns text
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    schema_name constant text := (select n.nspname from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = relation);
+    relation_name constant text := (select relname from pg_class where oid = relation);
+    known audit.tracked_table;
+    tracked audit.tracked_table;
+    function_name text;
+    owner text;
+begin
+    perform audit.require_owner(relation);
+    -- One at a time: the grants below write to the schema's own row.
+    perform pg_advisory_xact_lock(hashtext('pg_daybook'), hashtext('tracking'));
+    if not exists (select from audit.day_partition where is_beyond) then
+        perform audit.prepare_days();
+    end if;
+
+    select * into known from audit.tracked_table t
+    where (t.table_schema, t.table_name) = (schema_name, relation_name);
+    if known.id is null then
+        insert into audit.tracked_table (table_schema, table_name, kind, max_value_bytes, missing_actor, resource_id_columns, relation_oid)
+        values (schema_name, relation_name, 'resource', 65536, 'system', null, relation)
+        returning * into tracked;
+    else
+        tracked := known;
+    end if;
+    update audit.tracked_table t
+    set kind = settings ->> 'kind',
+        resource_type = settings ->> 'resource_type',
+        resource_type_column = settings ->> 'resource_type_column',
+        resource_id_columns = (select array_agg(e) from jsonb_array_elements_text(nullif(settings -> 'resource_id_columns', 'null')) e),
+        resource_name_column = settings ->> 'resource_name_column',
+        subject_column = settings ->> 'subject_column',
+        workspace = settings ->> 'workspace',
+        workspace_column = settings ->> 'workspace_column',
+        workspace_setting = settings ->> 'workspace_setting',
+        events = nullif(settings -> 'events', 'null'),
+        column_events = nullif(settings -> 'column_events', 'null'),
+        soft_delete_column = settings ->> 'soft_delete_column',
+        excluded_columns = array(select jsonb_array_elements_text(settings -> 'excluded_columns')),
+        redacted_columns = array(select jsonb_array_elements_text(settings -> 'redacted_columns')),
+        max_value_bytes = (settings ->> 'max_value_bytes')::integer,
+        missing_actor = settings ->> 'missing_actor'
+    where t.id = tracked.id
+    returning * into tracked;
+
+    function_name := 'capture_' || tracked.id;
+    perform audit.compile_tracking(tracked.id, relation);
+    -- Capture runs as a role that may insert entries and nothing else. To give it a function takes CREATE on the schema,
+    -- for as long as this transaction has not ended: nobody else ever sees it granted.
+    if (select proowner from pg_proc where oid = to_regprocedure(format('audit.%I()', function_name))) <> 'audit_capture'::regrole then
+        grant create on schema audit to audit_capture;
+        execute format('alter function audit.%I() owner to audit_capture', function_name);
+        revoke create on schema audit from audit_capture;
+    end if;
+    -- The owner attaches partitions later and gives them the same triggers.
+    select rolname into owner from pg_roles where oid = (select relowner from pg_class where oid = relation);
+    execute format('grant usage on schema audit to %I', owner);
+    execute format('grant execute on function audit.%I(), audit.create_capture_triggers(oid, text), audit.partitions_of(oid) to %I',
+                   function_name, owner);
+
+    if known.id is null then
+        perform audit.write_event('tracking_enabled', format('%I.%I', schema_name, relation_name), tracked.workspace, settings);
+    elsif to_jsonb(known) - '{compiled_digest,column_numbers,relation_oid}'::text[]
+          <> (select to_jsonb(t) - '{compiled_digest,column_numbers,relation_oid}'::text[] from audit.tracked_table t where t.id = tracked.id) then
+        perform audit.write_event('tracking_changed', format('%I.%I', schema_name, relation_name), tracked.workspace, settings);
+    end if;
+    return function_name;
+end
+$function$;
+comment on function audit.store_tracking(oid, jsonb) is
+    'For enable_tracking: keeps the settings, compiles the capture function and records the event. Raises 42501 unless the caller owns the table. Returns the function''s name.';
+
+create function audit.compile_tracking(tracked_id bigint, relation oid)
+    returns boolean
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    tracked audit.tracked_table;
+    body text;
+    function_name constant text := 'capture_' || tracked_id;
+begin
+    -- Two compilations of one table at once would end in "tuple concurrently updated".
+    perform pg_advisory_xact_lock(hashtext('pg_daybook capture'), (tracked_id % 2147483647)::integer);
+    select * into strict tracked from audit.tracked_table where id = tracked_id;
+    body := audit.function_sql(tracked, relation);
+    if md5(body) = tracked.compiled_digest and relation = tracked.relation_oid
+       and to_regprocedure(format('audit.%I()', function_name)) is not null then
+        return false;
+    end if;
+    -- The settings stand for the caller's: how a value is written must not depend on who writes it.
+    execute format($sql$
+create or replace function audit.%I()
+    returns trigger
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+    set timezone = 'UTC'
+    set datestyle = 'ISO, YMD'
+    set intervalstyle = 'postgres'
+    set extra_float_digits = '1'
+    set bytea_output = 'hex'
+    set jit = 'off'
+as %L$sql$, function_name, body);
+    execute format('revoke all on function audit.%I() from public', function_name);
+    execute format('comment on function audit.%I() is %L', function_name,
+                   format('Captures %I.%I. Compiled by audit.enable_tracking; compiled anew when the table changes.',
+                          tracked.table_schema, tracked.table_name));
+    update audit.tracked_table t
+    set compiled_digest = md5(body),
+        relation_oid = relation,
+        column_numbers = coalesce((select jsonb_object_agg(a.attname, a.attnum)
+                          from pg_attribute a
+                          where a.attrelid = relation and a.attnum > 0 and not a.attisdropped), '{}')
+    where t.id = tracked_id;
+    return true;
+end
+$function$;
+comment on function audit.compile_tracking(bigint, oid) is
+    'Makes a tracked table''s capture function from its settings and the catalogue as they are now. Returns whether it changed.';
+
+create function audit.remove_tracking(relation oid)
+    returns void
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    tracked audit.tracked_table;
+begin
+    perform audit.require_owner(relation);
+    delete from audit.tracked_table t
+    using pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where c.oid = relation and t.table_schema = n.nspname and t.table_name = c.relname
+    returning t.* into tracked;
+    if tracked.id is not null then
+        execute format('drop function if exists audit.%I()', 'capture_' || tracked.id);
+        perform audit.write_event('tracking_disabled', format('%I.%I', tracked.table_schema, tracked.table_name), tracked.workspace, null);
+    end if;
+end
+$function$;
+comment on function audit.remove_tracking(oid) is
+    'For disable_tracking: drops the capture function and the settings and records the event. Raises 42501 unless the caller owns the table.';
+
+create function audit.enable_tracking(
+    target regclass,
+    kind text default 'resource',
+    resource_type text default null,
+    resource_type_column text default null,
+    resource_id_columns text[] default null,
+    resource_name_column text default null,
+    subject_column text default null,
+    workspace text default null,
+    workspace_column text default null,
+    workspace_setting text default null,
+    events jsonb default null,
+    column_events jsonb default null,
+    soft_delete_column text default null,
+    excluded_columns text[] default null,
+    redacted_columns text[] default null,
+    max_value_bytes integer default 65536,
+    missing_actor text default 'system')
+    returns void
+    language plpgsql
+    security invoker
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    relation constant oid := target;
+    relation_kind constant "char" := (select relkind from pg_class where oid = target);
+    function_name text;
+    partition oid;
+    cascading text;
+begin
+    if target is null then
+        raise exception 'target: name the table to track'
+            using errcode = 'null_value_not_allowed', hint = 'select audit.enable_tracking(''public.document'')';
+    end if;
+    perform audit.require_owner(relation);
+    if relation_kind not in ('r', 'p') or (select relpersistence from pg_class where oid = relation) = 't' then
+        raise exception '% is no ordinary or partitioned table', target
+            using errcode = 'wrong_object_type', hint = 'Views, foreign, temporary and materialised tables cannot be tracked.';
+    end if;
+    if (select relnamespace from pg_class where oid = relation) in ('audit'::regnamespace, 'pg_catalog'::regnamespace) then
+        raise exception '% cannot be tracked', target
+            using errcode = 'wrong_object_type', hint = 'The log does not track itself or the catalogue.';
+    end if;
+    if (select relispartition from pg_class where oid = relation) then
+        raise exception '% is a partition', target
+            using errcode = 'wrong_object_type',
+                  hint = format('Track %s: its partitions come with it.', pg_partition_root(target));
+    end if;
+    if kind is null or kind not in ('resource', 'permission', 'role') then
+        raise exception 'kind: % is none of resource, permission, role', coalesce(quote_literal(kind), 'null')
+            using errcode = 'invalid_parameter_value', hint = 'kind => ''resource''';
+    end if;
+    if missing_actor is null or missing_actor not in ('system', 'refuse') then
+        raise exception 'missing_actor: % is neither system nor refuse', coalesce(quote_literal(missing_actor), 'null')
+            using errcode = 'invalid_parameter_value', hint = 'missing_actor => ''system''';
+    end if;
+    if max_value_bytes is null or max_value_bytes < 64 then
+        raise exception 'max_value_bytes: % is less than 64', coalesce(max_value_bytes::text, 'null')
+            using errcode = 'invalid_parameter_value', hint = 'max_value_bytes => 65536';
+    end if;
+    if kind <> 'resource' and coalesce(cardinality(resource_id_columns), 0) = 0 then
+        raise exception 'resource_id_columns: required for kind %', kind
+            using errcode = 'invalid_parameter_value',
+                  hint = case kind when 'permission' then 'Name the columns of what the permission is for.'
+                                   else 'Name the columns of the member who gets the role.' end;
+    end if;
+    perform audit.refuse_unknown_columns(relation, 'resource_type_column', array[resource_type_column]::text[])
+    where resource_type_column is not null;
+    perform audit.refuse_unknown_columns(relation, 'resource_id_columns', resource_id_columns);
+    perform audit.refuse_unknown_columns(relation, 'excluded_columns', excluded_columns);
+    perform audit.refuse_unknown_columns(relation, 'redacted_columns', redacted_columns);
+    perform audit.refuse_unknown_columns(relation, 'soft_delete_column', array[soft_delete_column])
+    where soft_delete_column is not null;
+    perform audit.refuse_bad_events(relation, events, column_events);
+    perform audit.refuse_unusable_path(relation, 'resource_name_column', resource_name_column);
+    perform audit.refuse_unusable_path(relation, 'subject_column', subject_column);
+    if soft_delete_column = any(excluded_columns) then
+        raise exception 'soft_delete_column: % is excluded', soft_delete_column
+            using errcode = 'invalid_parameter_value', hint = 'Take it out of excluded_columns.';
+    end if;
+
+    if num_nonnulls(workspace, workspace_column, workspace_setting) > 1 then
+        raise exception 'workspace, workspace_column and workspace_setting: give exactly one'
+            using errcode = 'invalid_parameter_value';
+    elsif num_nonnulls(workspace, workspace_column, workspace_setting) = 0 then
+        if not exists (select from pg_attribute where attrelid = relation and attname = 'workspace_id' and not attisdropped) then
+            raise exception 'table % has no column workspace_id: say where its workspace comes from', target
+                using errcode = 'undefined_column',
+                      hint = 'workspace => ''site'', workspace_column => ''team_id'' or ''document_id.workspace_id'', or workspace_setting => ''app.workspace''';
+        end if;
+        workspace_column := 'workspace_id';
+    end if;
+    if workspace = '' or (workspace_setting is not null and workspace_setting !~ '^[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)+$') then
+        raise exception 'workspace, workspace_setting: an empty name or no custom setting'
+            using errcode = 'invalid_parameter_value', hint = 'workspace_setting => ''app.workspace''';
+    end if;
+    perform audit.refuse_unusable_path(relation, 'workspace_column', workspace_column);
+    if workspace_column like '%.%' then
+        select c.conname into cascading
+        from pg_constraint c
+        join pg_attribute a on a.attrelid = c.conrelid and a.attnum = c.conkey[1]
+        where c.conrelid = relation and c.contype = 'f' and c.confdeltype in ('c', 'n', 'd')
+          and a.attname = split_part(workspace_column, '.', 1);
+        if cascading is not null then
+            raise warning 'workspace_column: foreign key % acts on rows whose parent is already gone; their entries will have no workspace', cascading
+                using hint = 'Keep the workspace in a column of the table itself.';
+        end if;
+    end if;
+
+    if (select relrowsecurity from pg_class where oid = relation)
+       and not exists (select from pg_policy where polrelid = relation and polname = 'audit_capture_counts') then
+        execute format('create policy audit_capture_counts on %s for select to audit_capture using (true)', target);
+    end if;
+    if not has_schema_privilege('audit_capture', (select relnamespace from pg_class where oid = relation), 'usage')
+       and pg_has_role(current_user, (select nspowner from pg_namespace n join pg_class c on c.relnamespace = n.oid where c.oid = relation), 'usage') then
+        execute format('grant usage on schema %I to audit_capture',
+                       (select nspname from pg_namespace n join pg_class c on c.relnamespace = n.oid where c.oid = relation));
+    end if;
+
+    function_name := audit.store_tracking(relation, jsonb_build_object(
+        'kind', kind, 'resource_type', resource_type, 'resource_type_column', resource_type_column,
+        'resource_id_columns', resource_id_columns, 'resource_name_column', resource_name_column,
+        'subject_column', subject_column, 'workspace', workspace, 'workspace_column', workspace_column,
+        'workspace_setting', workspace_setting, 'events', events, 'column_events', column_events,
+        'soft_delete_column', soft_delete_column, 'excluded_columns', coalesce(excluded_columns, '{}'),
+        'redacted_columns', coalesce(redacted_columns, '{}'), 'max_value_bytes', max_value_bytes,
+        'missing_actor', missing_actor));
+    for partition in select audit.partitions_of(relation) loop
+        perform audit.create_capture_triggers(partition, function_name);
+    end loop;
+end
+$function$;
+comment on function audit.enable_tracking(regclass, text, text, text, text[], text, text, text, text, text, jsonb, jsonb, text, text[], text[], integer, text) is
+    'Tracks a table: from now on every change of it is an entry, written in the same transaction. Called again it replaces the settings. Needs ownership of the table; the arguments are described in docs/tracking.md.';
+
+create function audit.disable_tracking(target regclass)
+    returns void
+    language plpgsql
+    security invoker
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    partition oid;
+    trigger_name text;
+begin
+    if target is null then
+        raise exception 'target: name the table'
+            using errcode = 'null_value_not_allowed', hint = 'select audit.disable_tracking(''public.document'')';
+    end if;
+    perform audit.require_owner(target);
+    for partition in select audit.partitions_of(target) loop
+        for trigger_name in
+            select t.tgname
+            from pg_trigger t
+            join pg_proc p on p.oid = t.tgfoid
+            where t.tgrelid = partition and p.pronamespace = 'audit'::regnamespace and p.proname like 'capture\_%'
+        loop
+            execute format('drop trigger %I on %s', trigger_name,
+                           (select format('%I.%I', n.nspname, c.relname) from pg_class c
+                            join pg_namespace n on n.oid = c.relnamespace where c.oid = partition));
+        end loop;
+    end loop;
+    if exists (select from pg_policy where polrelid = target and polname = 'audit_capture_counts') then
+        execute format('drop policy audit_capture_counts on %s', target);
+    end if;
+    perform audit.remove_tracking(target);
+end
+$function$;
+comment on function audit.disable_tracking(regclass) is
+    'Stops tracking a table; its entries stay. Nothing happens when it is not tracked. Needs ownership of the table.';
+
+-- Following DDL: functions are compiled anew in the transaction that changes their table, partitions get their triggers,
+-- a dropped table loses its settings. Nothing here may fail the application's DDL: what cannot be followed is a warning,
+-- the compiled function notices by itself, and audit.check() lists it.
+
+create function audit.rename_columns(names text[], renamed jsonb)
+    returns text[]
+    language sql
+    immutable
+    parallel safe
+return (select array_agg(coalesce(renamed ->> n.name, n.name) order by n.position)
+        from unnest(names) with ordinality n(name, position));
+comment on function audit.rename_columns(text[], jsonb) is 'Names of columns after a rename, given as an object from old to new. Null for no names.';
+
+create function audit.rename_path(path text, renamed jsonb)
+    returns text
+    language sql
+    immutable
+    parallel safe
+return case
+    when renamed ? path then renamed ->> path
+    when renamed ? split_part(path, '.', 1)
+        then (renamed ->> split_part(path, '.', 1)) || substr(path, length(split_part(path, '.', 1)) + 1)
+    else path end;
+comment on function audit.rename_path(text, jsonb) is 'A column or fk_column.column after a rename, given as an object from old to new.';
+
+create function audit.tracked_relation(tracked audit.tracked_table)
+    returns oid
+    language plpgsql
+    stable
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    candidate oid;
+begin
+    -- The trigger is the proof: a name may have passed to another table, an OID does not survive a restore.
+    foreach candidate in array array[
+        tracked.relation_oid,
+        to_regclass(format('%I.%I', tracked.table_schema, tracked.table_name))::oid]
+    loop
+        if exists (
+            select from pg_trigger t
+            join pg_class c on c.oid = t.tgrelid
+            where t.tgrelid = candidate
+              and t.tgfoid = to_regprocedure(format('audit.%I()', 'capture_' || tracked.id))) then
+            return candidate;
+        end if;
+    end loop;
+    return null;
+end
+$function$;
+comment on function audit.tracked_relation(audit.tracked_table) is
+    'The table that carries the capture triggers of these settings. Null: none does.';
+
+create function audit.follow_table(tracked_id bigint, command text)
+    returns boolean
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    tracked audit.tracked_table;
+    relation oid;
+    renamed jsonb;
+    shape_before jsonb;
+    is_changed boolean;
+    is_renamed boolean;
+begin
+    select * into tracked from audit.tracked_table where id = tracked_id for update;
+    relation := audit.tracked_relation(tracked);
+    if relation is null then
+        return false;
+    end if;
+    shape_before := tracked.column_numbers;
+    select coalesce(jsonb_object_agg(n.key, a.attname), '{}') into renamed
+    from jsonb_each_text(tracked.column_numbers) n
+    join pg_attribute a on a.attrelid = relation and a.attnum = n.value::smallint and not a.attisdropped
+    where a.attname <> n.key and relation = tracked.relation_oid;
+
+    update audit.tracked_table t
+    set table_schema = n.nspname,
+        table_name = c.relname,
+        resource_type_column = audit.rename_path(t.resource_type_column, renamed),
+        resource_id_columns = audit.rename_columns(t.resource_id_columns, renamed),
+        resource_name_column = audit.rename_path(t.resource_name_column, renamed),
+        subject_column = audit.rename_path(t.subject_column, renamed),
+        workspace_column = audit.rename_path(t.workspace_column, renamed),
+        soft_delete_column = audit.rename_path(t.soft_delete_column, renamed),
+        -- A name whose column was dropped stays: should it come back, it is still excluded.
+        excluded_columns = coalesce(audit.rename_columns(t.excluded_columns, renamed), '{}'),
+        redacted_columns = coalesce(audit.rename_columns(t.redacted_columns, renamed), '{}'),
+        column_events = (
+            select jsonb_object_agg(e.key, to_jsonb(audit.rename_columns(array(select jsonb_array_elements_text(e.value)), renamed)))
+            from jsonb_each(t.column_events) e)
+    from pg_class c
+    join pg_namespace n on n.oid = c.relnamespace
+    where t.id = tracked_id and c.oid = relation;
+    select (t.table_schema, t.table_name) is distinct from (tracked.table_schema, tracked.table_name)
+    into is_renamed from audit.tracked_table t where t.id = tracked_id;
+
+    is_changed := audit.compile_tracking(tracked_id, relation);
+    if command is not null and (is_changed or is_renamed) then
+        select * into tracked from audit.tracked_table where id = tracked_id;
+        if is_renamed or shape_before <> tracked.column_numbers or command = 'ALTER TABLE' then
+            perform audit.write_event('table_altered', format('%I.%I', tracked.table_schema, tracked.table_name), tracked.workspace,
+                jsonb_build_object('command', command, 'renamed_columns', renamed,
+                    'added_columns', (select coalesce(jsonb_agg(k order by k), '[]') from jsonb_object_keys(tracked.column_numbers) k
+                                      where not shape_before ? k and k not in (select jsonb_each_text.value from jsonb_each_text(renamed))),
+                    'dropped_columns', (select coalesce(jsonb_agg(k order by k), '[]') from jsonb_object_keys(shape_before) k
+                                        where not tracked.column_numbers ? k and not renamed ? k)));
+        end if;
+    end if;
+    return is_changed;
+end
+$function$;
+comment on function audit.follow_table(bigint, text) is
+    'Brings settings and capture function of one tracked table up to its table as it is now. With a command, a real change is recorded as table_altered. Returns whether the function changed.';
+
+create function audit.follow_tables(touched oid[], command text, lookups_too boolean)
+    returns void
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    tracked_id bigint;
+begin
+    for tracked_id in
+        select t.id
+        from audit.tracked_table t
+        left join pg_class c on c.oid = t.relation_oid
+        left join pg_namespace n on n.oid = c.relnamespace
+        where t.relation_oid = any(touched)
+           or (n.nspname, c.relname) is distinct from (t.table_schema::name, t.table_name::name)
+           or (concat(t.workspace_column, t.resource_name_column, t.subject_column) like '%.%'
+               and (lookups_too
+                    or exists (select from pg_constraint f
+                               where f.conrelid = t.relation_oid and f.contype = 'f' and f.confrelid = any(touched))))
+        order by t.id
+    loop
+        begin
+            perform audit.follow_table(tracked_id, command);
+        exception when others then
+            raise warning 'pg_daybook could not follow % for tracked table number %: %', command, tracked_id, sqlerrm
+                using hint = 'Writes go on. "select * from audit.check()" shows what to do.';
+        end;
+    end loop;
+end
+$function$;
+comment on function audit.follow_tables(oid[], text, boolean) is
+    'Follows a DDL command on the given relations; lookups_too: also every table that looks names or workspaces up elsewhere.';
+
+create function audit.follow_ddl()
+    returns event_trigger
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    touched oid[];
+begin
+    select coalesce(array_agg(objid), '{}') into touched
+    from pg_event_trigger_ddl_commands()
+    where classid = 'pg_class'::regclass and schema_name is distinct from 'pg_temp';
+    perform audit.follow_tables(touched, tg_tag, tg_tag <> 'ALTER TABLE');
+end
+$function$;
+comment on function audit.follow_ddl() is 'Event trigger: compiles capture functions anew when their tables, or those they look things up in, change.';
+
+create function audit.follow_drop()
+    returns event_trigger
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    tracked audit.tracked_table;
+    touched oid[];
+begin
+    for tracked in
+        select t.*
+        from pg_event_trigger_dropped_objects() d
+        join audit.tracked_table t on t.relation_oid = d.objid and d.classid = 'pg_class'::regclass and d.objsubid = 0
+    loop
+        delete from audit.tracked_table where id = tracked.id;
+        execute format('drop function if exists audit.%I()', 'capture_' || tracked.id);
+        perform audit.write_event('table_dropped', format('%I.%I', tracked.table_schema, tracked.table_name), tracked.workspace,
+                                  jsonb_build_object('command', tg_tag));
+    end loop;
+    select coalesce(array_agg(objid), '{}') into touched
+    from pg_event_trigger_dropped_objects()
+    where classid = 'pg_class'::regclass and not is_temporary;
+    -- ALTER TABLE is followed at its end, when the whole command is done.
+    if tg_tag <> 'ALTER TABLE' and touched <> '{}' then
+        perform audit.follow_tables(touched, tg_tag, true);
+    end if;
+end
+$function$;
+comment on function audit.follow_drop() is 'Event trigger: a dropped tracked table loses its settings and leaves an entry.';
+
+create function audit.follow_partitions()
+    returns event_trigger
+    language plpgsql
+    security invoker
+    set search_path = pg_catalog, pg_temp
+as $function$
+-- Runs as whoever gives the DDL command: only a table's owner may put triggers on it.
+declare
+    tracked record;
+    partition oid;
+    trigger_name name;
+begin
+    for tracked in
+        select distinct root.oid as root, p.oid as function_oid, p.proname::text as function_name
+        from pg_event_trigger_ddl_commands() d
+        cross join lateral (select coalesce(pg_partition_root(d.objid::regclass)::oid, d.objid) as oid) root
+        join pg_trigger t on t.tgrelid = root.oid and t.tgname = 'audit_insert'
+        join pg_proc p on p.oid = t.tgfoid
+        join pg_namespace n on n.oid = p.pronamespace and n.nspname = 'audit'
+        join pg_class c on c.oid = root.oid and c.relkind = 'p'
+        where d.classid = 'pg_class'::regclass and p.proname like 'capture\_%'
+    loop
+        for partition in
+            select relid from pg_partition_tree(tracked.root::regclass) tree
+            where not exists (select from pg_trigger t where t.tgrelid = tree.relid and t.tgfoid = tracked.function_oid)
+        loop
+            begin
+                perform audit.create_capture_triggers(partition, tracked.function_name);
+            exception when others then
+                raise warning 'pg_daybook could not put its triggers on partition %: %', partition::regclass, sqlerrm
+                    using hint = '"select * from audit.check()" shows what to do.';
+            end;
+        end loop;
+        -- A partition that was detached is a table of its own.
+        for partition, trigger_name in
+            select t.tgrelid, t.tgname from pg_trigger t
+            where t.tgfoid = tracked.function_oid
+              and t.tgrelid not in (select relid from pg_partition_tree(tracked.root::regclass))
+        loop
+            begin
+                execute format('drop trigger %I on %s', trigger_name, partition::regclass);
+            exception when others then
+                raise warning 'pg_daybook could not take its triggers off %: %', partition::regclass, sqlerrm;
+            end;
+        end loop;
+    end loop;
+end
+$function$;
+comment on function audit.follow_partitions() is 'Event trigger: new partitions of a tracked table get its triggers, detached ones lose them.';
+
+do $event_triggers$
+begin
+    if not (select rolsuper from pg_catalog.pg_roles where rolname = current_user) then
+        raise notice 'event triggers need a superuser and were left out: after DDL on a tracked table capture goes on more slowly until "daybook maintain" compiles it anew';
+        return;
+    end if;
+    create event trigger audit_follow_ddl on ddl_command_end
+        when tag in ('ALTER TABLE', 'ALTER SCHEMA', 'GRANT', 'REVOKE', 'ALTER EXTENSION', 'ALTER OPERATOR')
+        execute function audit.follow_ddl();
+    create event trigger audit_follow_drop on sql_drop
+        execute function audit.follow_drop();
+    create event trigger audit_follow_partitions on ddl_command_end
+        when tag in ('ALTER TABLE', 'CREATE TABLE')
+        execute function audit.follow_partitions();
+    alter event trigger audit_follow_ddl enable always;
+    alter event trigger audit_follow_drop enable always;
+    alter event trigger audit_follow_partitions enable always;
+    comment on event trigger audit_follow_ddl is 'Keeps the capture functions up to their tables.';
+    comment on event trigger audit_follow_drop is 'Ends the tracking of dropped tables.';
+    comment on event trigger audit_follow_partitions is 'Keeps the triggers on the partitions of tracked tables.';
+end
+$event_triggers$;
+
+-- What is no write, the application records itself.
+
+create function audit.record(
+    event text,
+    resource_type text,
+    resource_id text default null,
+    resource_name text default null,
+    workspace_id text default null,
+    details jsonb default null)
+    returns uuid
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    moment constant timestamptz := audit.write_moment();
+    actor constant audit.actor_context := audit.read_actor_context();
+    entry_id constant uuid := audit.new_entry_id(moment);
+begin
+    if not coalesce(audit.is_event_name(event), false) then
+        raise exception 'event % is not of the form noun_pastparticiple', coalesce(quote_literal(event), 'null')
+            using errcode = 'invalid_parameter_value',
+                  hint = 'Lower-case words joined by underscores, at most 63 characters, such as dashboard_viewed.';
+    end if;
+    if event = any(audit.own_events()) then
+        raise exception 'event % belongs to the log itself', event
+            using errcode = 'insufficient_privilege', hint = 'Choose another name, such as dashboard_viewed.';
+    end if;
+    if exists (select from unnest(array['resource', 'permission', 'role']) k(kind)
+               cross join lateral jsonb_each_text(audit.kind_events(k.kind)) e where e.value = event)
+       or exists (select from audit.tracked_table t
+                  where exists (select from jsonb_each_text(t.events) e where e.value = event) or t.column_events ? event) then
+        raise exception 'event % is written by tracked tables only', event
+            using errcode = 'insufficient_privilege', hint = 'Choose another name, such as dashboard_viewed.';
+    end if;
+    if nullif(resource_type, '') is null or resource_type = 'audit_log' or length(resource_type) > 200 then
+        raise exception 'resource_type: %', case when nullif(resource_type, '') is null then 'is required'
+                                                 when resource_type = 'audit_log' then 'audit_log is the log itself'
+                                                 else 'is longer than 200 characters' end
+            using errcode = 'invalid_parameter_value', hint = 'The kind of the thing, such as dashboard.';
+    end if;
+    if octet_length(resource_id) > 2000 or length(resource_name) > 500 or octet_length(workspace_id) > 2000 or octet_length(details::text) > 65536 then
+        raise exception 'resource_id and workspace_id take 2000 bytes, resource_name 500 characters, details 65536 bytes'
+            using errcode = 'string_data_right_truncation';
+    end if;
+    insert into audit.entry (
+        id, created_at, workspace_id, event, operation, resource_type, resource_id, resource_name,
+        actor_type, actor_id, actor_name, row_count, request_id, context, database_user, transaction_id)
+    values (
+        entry_id, moment, nullif(workspace_id, ''), event, 'EVENT', resource_type, resource_id, resource_name,
+        actor.actor_type, actor.actor_id, actor.actor_name, 0, actor.request_id,
+        case when details is null then actor.context
+             else coalesce(actor.context, '{}') || jsonb_build_object('details', details) end,
+        session_user, pg_current_xact_id());
+    return entry_id;
+end
+$function$;
+comment on function audit.record(text, text, text, text, text, jsonb) is
+    'Records what is no write of a tracked table: viewed, signed in, exported. In the caller''s transaction, by its actor; workspace null: system-wide. Refuses the events of the log and of tracked tables. Returns the entry''s id.';
+
+-- What readers see: views over the log. They run with the reader's own rights, so that row-level security holds, and are no
+-- security barriers, which would lose the ordered append over the days.
+
+create view audit.timeline
+    with (security_invoker = true)
+as
+select id, created_at, workspace_id, event, operation, table_schema, table_name, resource_type, resource_id, resource_name,
+       row_key, actor_type, actor_id, actor_name, row_count, before, after, request_id, context, database_user, transaction_id
+from audit.entry;
+
+create view audit.timeline_change
+    with (security_invoker = true)
+as
+select entry_id, created_at, workspace_id, resource_id, resource_name, row_key, before, after
+from audit.change;
+
+comment on view audit.timeline is 'The entries that the reader may see: a DBA all, the REST app those of the workspace named in its transaction. Give created_at a range, so that only its days are read.';
+comment on view audit.timeline_change is 'The changed rows of bulk entries that the reader may see. Give created_at the entry''s own, so that only its day is read.';
+
+do $column_comments$
+declare
+    item record;
+begin
+    -- One source: a view's column means what the table's means.
+    for item in
+        select v.relname as view_name, a.attname, d.description
+        from pg_catalog.pg_class v
+        join pg_catalog.pg_class t on t.relnamespace = v.relnamespace
+            and t.relname = case v.relname when 'timeline' then 'entry' else 'change' end
+        join pg_catalog.pg_attribute a on a.attrelid = t.oid and a.attnum > 0
+        join pg_catalog.pg_description d on d.objoid = t.oid and d.objsubid = a.attnum and d.classoid = 'pg_catalog.pg_class'::regclass
+        where v.relnamespace = 'audit'::regnamespace and v.relname in ('timeline', 'timeline_change')
+        order by 1, a.attnum
+    loop
+        execute format('comment on column audit.%I.%I is %L', item.view_name, item.attname, item.description);
+    end loop;
+end
+$column_comments$;
+
+create function audit.retention_days()
+    returns integer
+    language sql
+    stable
+    security definer
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    select retention_days from audit.upkeep;
+end;
+comment on function audit.retention_days() is 'Whole UTC days an entry is kept, for readers.';
+
+-- API keys: only their SHA-256 is stored.
+
+create table audit.api_key (
+    prefix text collate "C" not null,
+    digest bytea not null,
+    workspace_id text collate "C" not null,
+    name text not null,
+    role text collate "C" not null,
+    created_at timestamptz not null default clock_timestamp(),
+    expires_at timestamptz,
+    revoked_at timestamptz,
+    constraint api_key_is_known_by_its_prefix primary key (prefix),
+    constraint digest_belongs_to_one_key unique (digest),
+    constraint digest_is_sha256 check (octet_length(digest) = 32),
+    constraint prefix_has_eight_characters check (prefix ~ '^[A-Za-z0-9_-]{8}$'),
+    constraint role_is_known check (role in ('admin', 'auditor', 'member')),
+    constraint workspace_and_name_are_given check (workspace_id <> '' and name <> '')
+);
+comment on table audit.api_key is 'Keys of the REST app. A key itself is shown once, when it is made, and stored nowhere.';
+comment on column audit.api_key.prefix is 'The first 8 characters after daybook_: names the key in lists and logs. Never null.';
+comment on column audit.api_key.digest is 'SHA-256 of the whole key. Never null.';
+comment on column audit.api_key.workspace_id is 'The workspace that the key reads. Never null.';
+comment on column audit.api_key.name is 'What the key is for, or whose it is. Never null.';
+comment on column audit.api_key.role is 'admin and auditor read everything of the workspace, member nothing. Never null.';
+comment on column audit.api_key.created_at is 'When the key was made. Never null.';
+comment on column audit.api_key.expires_at is 'From when the key is no longer valid. Null: it does not expire.';
+comment on column audit.api_key.revoked_at is 'When the key was revoked. Null: it was not.';
+
+create function audit.find_key(digest bytea)
+    returns table (prefix text, name text, workspace_id text, role text)
+    language sql
+    stable
+    security definer
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    -- Looked up by digest: how long it takes says nothing about the key.
+    select k.prefix, k.name, k.workspace_id, k.role
+    from audit.api_key k
+    where k.digest = find_key.digest
+      and k.revoked_at is null
+      and (k.expires_at is null or k.expires_at > clock_timestamp());
+end;
+comment on function audit.find_key(bytea) is 'The valid key with this SHA-256: one row, or none when it is unknown, revoked or expired.';
+
+create function audit.create_key(prefix text, digest bytea, workspace_id text, name text, role text, expires_at timestamptz default null)
+    returns void
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+begin
+    insert into audit.api_key (prefix, digest, workspace_id, name, role, expires_at)
+    values (prefix, digest, workspace_id, name, role, expires_at);
+    perform audit.write_event('key_created', prefix, workspace_id,
+        jsonb_build_object('name', name, 'role', role, 'expires_at', expires_at));
+end
+$function$;
+comment on function audit.create_key(text, bytea, text, text, text, timestamptz) is
+    'Stores a key by its SHA-256 and records key_created in its workspace. Raises 23514 for an unknown role or a bad prefix.';
+
+create function audit.revoke_key(prefix text)
+    returns boolean
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+#variable_conflict use_column
+declare
+    revoked audit.api_key;
+begin
+    update audit.api_key k
+    set revoked_at = clock_timestamp()
+    where k.prefix = revoke_key.prefix and k.revoked_at is null
+    returning * into revoked;
+    if revoked.prefix is null then
+        return false;
+    end if;
+    perform audit.write_event('key_revoked', revoked.prefix, revoked.workspace_id,
+        jsonb_build_object('name', revoked.name, 'role', revoked.role));
+    return true;
+end
+$function$;
+comment on function audit.revoke_key(text) is
+    'Revokes a key from the next request on and records key_revoked. Returns false when there is no such key or it was revoked already.';
+
+create function audit.list_keys()
+    returns table (prefix text, name text, workspace_id text, role text, created_at timestamptz, expires_at timestamptz, revoked_at timestamptz)
+    language sql
+    stable
+    security definer
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    select k.prefix, k.name, k.workspace_id, k.role, k.created_at, k.expires_at, k.revoked_at
+    from audit.api_key k
+    order by k.created_at, k.prefix;
+end;
+comment on function audit.list_keys() is 'All keys without their digests, oldest first.';
+
+-- What could slip past the log: each finding with the statement that mends it.
+
+create function audit.check()
+    returns table (severity text, problem text, object_name text, detail text, mend text)
+    language plpgsql
+    stable
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    tracked audit.tracked_table;
+    relation oid;
+    table_label text;
+    path text;
+    target audit.lookup;
+    missing text;
+begin
+    for tracked in select * from audit.tracked_table t order by t.table_schema, t.table_name loop
+        table_label := format('%I.%I', tracked.table_schema, tracked.table_name);
+        relation := coalesce(audit.tracked_relation(tracked), to_regclass(table_label)::oid);
+        if relation is null then
+            return query select 'bypass', 'table_missing', table_label,
+                'The tracked table is gone and its settings stayed.'::text,
+                format('delete from audit.tracked_table where id = %s', tracked.id);
+            continue;
+        end if;
+
+        return query
+        select 'bypass'::text,
+               case when t.oid is null and part.oid <> relation then 'partition_untracked'
+                    when t.oid is null then 'trigger_missing'
+                    when t.tgenabled = 'D' then 'trigger_disabled'
+                    else 'trigger_not_always' end,
+               part.oid::regclass::text,
+               case when t.oid is null then format('Trigger %s is missing: its writes leave no entry.', expected.name)
+                    when t.tgenabled = 'D' then format('Trigger %s is disabled: its writes leave no entry.', expected.name)
+                    else format('Trigger %s is not ENABLE ALWAYS: session_replication_role can skip it.', expected.name) end,
+               case when t.oid is null
+                    then format('select audit.create_capture_triggers(%L::regclass, %L)', part.oid::regclass, 'capture_' || tracked.id)
+                    else format('alter table %s enable always trigger %I', part.oid::regclass, expected.name) end
+        from audit.partitions_of(relation) part(oid)
+        cross join unnest(array['audit_insert', 'audit_update', 'audit_delete', 'audit_truncate']) expected(name)
+        left join pg_trigger t
+            on t.tgrelid = part.oid and t.tgname = expected.name
+           and t.tgfoid = to_regprocedure(format('audit.%I()', 'capture_' || tracked.id))
+        where t.tgenabled is distinct from 'A';
+
+        if md5(audit.function_sql(tracked, relation)) is distinct from tracked.compiled_digest then
+            return query select 'warning', 'function_stale', table_label,
+                'The table changed and its capture function did not: writes are captured, more slowly.'::text,
+                'select audit.maintain()'::text;
+        end if;
+
+        foreach path in array array_remove(array[tracked.workspace_column, tracked.resource_name_column, tracked.subject_column,
+                                                 tracked.resource_type_column, tracked.soft_delete_column]
+                                           || coalesce(tracked.resource_id_columns, '{}'), null) loop
+            if exists (select from pg_attribute a where a.attrelid = relation and a.attname = path and a.attnum > 0 and not a.attisdropped) then
+                continue;
+            end if;
+            target := audit.find_lookup(relation, path);
+            return query select 'warning', 'column_unreadable', table_label,
+                format('%s cannot be read: %s. Its entries go without it.', path, target.problem),
+                case when target.problem like 'audit_capture may not read%'
+                     then format('grant select (%I, %I) on %s to audit_capture', target.parent_key, target.parent_column, target.parent::regclass)
+                     else format('select audit.enable_tracking(%L, …) with columns that exist', table_label) end
+            where target.problem is not null;
+        end loop;
+
+        if (select relrowsecurity from pg_class where oid = relation)
+           and not exists (select from pg_policy where polrelid = relation and polname = 'audit_capture_counts') then
+            return query select 'warning', 'truncate_not_counted', table_label,
+                'The table has row-level security: a TRUNCATE is logged with an estimated number of rows.'::text,
+                format('create policy audit_capture_counts on %s for select to audit_capture using (true)', table_label);
+        end if;
+
+        return query
+        select 'warning', 'owner_can_log_in', table_label,
+               format('Its owner %s can log in: who writes as the owner can also disable the triggers.', r.rolname),
+               format('alter table %s owner to a role that cannot log in', table_label)
+        from pg_class c join pg_roles r on r.oid = c.relowner
+        where c.oid = relation and (r.rolcanlogin or r.rolsuper);
+    end loop;
+
+    for missing in
+        select expected.name
+        from unnest(array['audit_follow_ddl', 'audit_follow_drop', 'audit_follow_partitions']) expected(name)
+        left join pg_event_trigger e on e.evtname = expected.name
+        where e.evtenabled is distinct from 'A'
+    loop
+        return query select 'warning', 'ddl_not_followed', missing,
+            'The event trigger is missing or not ENABLE ALWAYS: after DDL capture goes on more slowly until upkeep compiles it anew, and new partitions are not tracked.'::text,
+            format('as superuser: alter event trigger %I enable always, or install again with a superuser', missing);
+    end loop;
+end
+$function$;
+comment on function audit.check() is
+    'Lists what could slip past the log (severity bypass) or weakens it (warning), each with the statement that mends it. No row: all is well.';
+
+-- Upkeep in one call, for pg_cron and psql. "daybook maintain" takes the same steps, each in a transaction of its own, and
+-- detaches concurrently, which no function can.
+
+create function audit.days_past_retention()
+    returns table (partition_name text)
+    language sql
+    stable
+begin atomic
+    select d.partition_name
+    from audit.day_partition d
+    where d.log_table = 'entry' and not d.is_beyond
+      and d.upper_bound <= audit.day_start(audit.utc_day(clock_timestamp()) - (select retention_days from audit.upkeep))
+    union all
+    -- Detached by a run that did not live to drop it.
+    select c.relname::text
+    from pg_catalog.pg_class c
+    where c.relnamespace = 'audit'::regnamespace and c.relkind = 'r' and not c.relispartition
+      and c.relname ~ '^entry_[0-9]{8}$'
+    order by 1;
+end;
+comment on function audit.days_past_retention() is 'The day partitions of audit.entry that retention no longer keeps, oldest first.';
+
+create function audit.note_upkeep(problem text)
+    returns void
+    language sql
+    volatile
+    security definer
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    update audit.upkeep
+    set last_run_at = clock_timestamp(),
+        last_problem = problem,
+        oldest_day = audit.utc_day(clock_timestamp()) - retention_days;
+end;
+comment on function audit.note_upkeep(text) is 'Notes that upkeep ran, and the problem it met; null: none.';
+
+create function audit.maintain()
+    returns jsonb
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+    set lock_timeout = '100ms'
+as $function$
+declare
+    days_made integer := 0;
+    days_dropped text[] := '{}';
+    compiled integer := 0;
+    problem text;
+    day_name text;
+    tracked_id bigint;
+begin
+    if not pg_try_advisory_xact_lock(hashtext('pg_daybook'), hashtext('upkeep')) then
+        return jsonb_build_object('ran', false);
+    end if;
+    begin
+        days_made := audit.prepare_days();
+    exception when lock_not_available then
+        problem := 'days ahead: the log was busy; the next run tries again';
+    end;
+    for day_name in select partition_name from audit.days_past_retention() loop
+        begin
+            perform audit.drop_day(day_name);
+            days_dropped := days_dropped || day_name;
+        exception when lock_not_available then
+            problem := format('%s: a reader holds it; the next run drops it', day_name);
+            exit;
+        end;
+    end loop;
+    for tracked_id in select id from audit.tracked_table order by id loop
+        begin
+            compiled := compiled + audit.follow_table(tracked_id, 'audit.maintain')::integer;
+        exception when lock_not_available then
+            problem := coalesce(problem, 'a tracked table was being changed; the next run looks at it');
+        end;
+    end loop;
+    perform audit.note_upkeep(problem);
+    return jsonb_build_object('ran', true, 'days_made', days_made, 'days_dropped', to_jsonb(days_dropped),
+                              'functions_compiled', compiled, 'problem', problem);
+end
+$function$;
+comment on function audit.maintain() is
+    'Makes days ahead, drops days past retention, compiles stale capture functions. One transaction; several at once are safe, one works. Differs from "daybook maintain": it drops days under a short lock on the log instead of detaching them concurrently. Returns what it did.';
+
+create function audit.upkeep_is_late()
+    returns boolean
+    language sql
+    stable
+    security definer
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    select coalesce(u.last_run_at, u.installed_at) < clock_timestamp() - interval '36 hours'
+        or not exists (select from audit.day_partition d
+                       where not d.is_beyond and d.upper_bound > clock_timestamp() + interval '2 days')
+    from audit.upkeep u;
+end;
+comment on function audit.upkeep_is_late() is
+    'Whether upkeep has not run for 36 hours or fewer than two days stand ready: what /healthz answers 503 for.';
+
+create function audit.upkeep_status()
+    returns jsonb
+    language sql
+    stable
+    security definer
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    select jsonb_build_object(
+        'version', (select version_num from audit.schema_version),
+        'last_run_at', u.last_run_at,
+        'last_problem', u.last_problem,
+        'is_late', audit.upkeep_is_late(),
+        'prepared_until', (select max(audit.utc_day(upper_bound)) - 1 from audit.day_partition where log_table = 'entry' and not is_beyond),
+        'oldest_day', (select min(audit.utc_day(lower_bound)) from audit.day_partition where log_table = 'entry' and not is_beyond),
+        'retention_days', u.retention_days,
+        'entries_beyond', (select count(*) from audit.entry e
+                           where e.created_at >= (select lower_bound from audit.day_partition where log_table = 'entry' and is_beyond)))
+    from audit.upkeep u;
+end;
+comment on function audit.upkeep_status() is
+    'The state of upkeep as one object: version, last_run_at, last_problem, is_late, prepared_until (last day that stands ready), oldest_day, retention_days, entries_beyond (entries past the prepared days).';
+
+-- Every owner, grant and policy of the log, on one page. Application roles get nothing here; the owner of a tracked table gets,
+-- from enable_tracking, what it takes to attach partitions later.
+
+-- Owners: everything belongs to audit_owner; compiled capture functions are given to audit_capture when they are made.
+do $owners$
+declare
+    item record;
+begin
+    alter schema audit owner to audit_owner;
+    for item in
+        select c.oid::regclass::text as name,
+               case c.relkind when 'v' then 'view' when 'S' then 'sequence' else 'table' end as kind
+        from pg_catalog.pg_class c
+        where c.relnamespace = 'audit'::regnamespace and c.relkind in ('r', 'p', 'v', 'S')
+          -- An identity column's sequence follows its table.
+          and not exists (select from pg_catalog.pg_depend d
+                          where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'i' and c.relkind = 'S')
+    loop
+        execute format('alter %s %s owner to audit_owner', item.kind, item.name);
+    end loop;
+    for item in
+        select p.oid::regprocedure::text as name
+        from pg_catalog.pg_proc p where p.pronamespace = 'audit'::regnamespace
+    loop
+        execute format('alter function %s owner to audit_owner', item.name);
+    end loop;
+    alter type audit.actor_context owner to audit_owner;
+    alter type audit.lookup owner to audit_owner;
+end
+$owners$;
+
+-- PUBLIC has nothing.
+revoke all on schema audit from public;
+revoke all on all tables in schema audit from public;
+revoke all on all sequences in schema audit from public;
+revoke all on all functions in schema audit from public;
+revoke all on type audit.actor_context, audit.lookup from public;
+
+-- Row-level security: enabled, not forced (forced, capture itself would fail).
+alter table audit.entry enable row level security;
+alter table audit.change enable row level security;
+create policy reader_sees_own_workspace on audit.entry for select to audit_reader
+    using (workspace_id = current_setting('audit.reader_workspace', true));
+create policy reader_sees_own_workspace on audit.change for select to audit_reader
+    using (workspace_id = current_setting('audit.reader_workspace', true));
+create policy dba_sees_everything on audit.entry for select to audit_dba using (true);
+create policy dba_sees_everything on audit.change for select to audit_dba using (true);
+create policy capture_inserts on audit.entry for insert to audit_capture with check (true);
+create policy capture_inserts on audit.change for insert to audit_capture with check (true);
+
+-- audit_capture: inserts entries and nothing else.
+grant usage on schema audit to audit_capture;
+grant insert on audit.entry, audit.change to audit_capture;
+grant select on audit.floor to audit_capture;
+grant usage on type audit.actor_context to audit_capture;
+grant execute on function
+    audit.new_entry_id(timestamptz), audit.write_moment(), audit.read_actor_context(),
+    audit.capture_pieces(bigint, oid), audit.changed_columns_sql(jsonb), audit.pair_sql(), audit.object_sql(jsonb, text),
+    audit.row_event_sql(jsonb, text, text[]), audit.row_sql(jsonb, text, text[]), audit.bulk_sql(jsonb, text, text[]),
+    audit.truncate_sql(jsonb, oid), audit.count_is_exact(oid), audit.write_uncounted_truncate(oid, text, text, jsonb)
+    to audit_capture;
+
+-- audit_writer: an application's role that owns tables to track, or records events.
+grant usage on schema audit to audit_writer;
+grant execute on function
+    audit.set_actor(text, text, text), audit.set_context(text, text, text, text, jsonb),
+    audit.record(text, text, text, text, text, jsonb),
+    audit.enable_tracking(regclass, text, text, text, text[], text, text, text, text, text, jsonb, jsonb, text, text[], text[], integer, text),
+    audit.disable_tracking(regclass),
+    audit.require_owner(oid), audit.refuse_unknown_columns(oid, text, text[]), audit.refuse_unusable_path(oid, text, text),
+    audit.refuse_bad_events(oid, jsonb, jsonb), audit.find_lookup(oid, text), audit.own_events(), audit.is_event_name(text),
+    audit.store_tracking(oid, jsonb), audit.remove_tracking(oid),
+    audit.partitions_of(oid), audit.create_capture_triggers(oid, text)
+    to audit_writer;
+grant usage on type audit.lookup to audit_writer;
+
+-- audit_reader: the REST app, in the workspace named in its transaction.
+grant usage on schema audit to audit_reader;
+grant select on audit.entry, audit.change, audit.timeline, audit.timeline_change to audit_reader;
+grant execute on function
+    audit.find_key(bytea), audit.retention_days(), audit.upkeep_is_late(), audit.entry_moment(uuid)
+    to audit_reader;
+
+-- audit_dba: reads everything, partitions included (granted where they are made), save the digests of keys.
+grant usage on schema audit to audit_dba;
+grant select on audit.entry, audit.change, audit.timeline, audit.timeline_change, audit.day_partition,
+    audit.tracked_table, audit.upkeep, audit.schema_version, audit.floor to audit_dba;
+grant select (prefix, workspace_id, name, role, created_at, expires_at, revoked_at) on audit.api_key to audit_dba;
+grant execute on function
+    audit.check(), audit.upkeep_status(), audit.list_keys(), audit.retention_days(), audit.upkeep_is_late(), audit.entry_moment(uuid),
+    audit.day_start(date), audit.utc_day(timestamptz), audit.days_past_retention()
+    to audit_dba;
+
+-- audit_maintainer: upkeep and keys; becomes audit_owner by SET ROLE for what functions cannot do.
+grant usage on schema audit to audit_maintainer;
+grant select on audit.day_partition, audit.tracked_table, audit.upkeep to audit_maintainer;
+grant execute on function
+    audit.maintain(), audit.prepare_days(), audit.drop_day(text), audit.days_past_retention(), audit.note_upkeep(text),
+    audit.follow_table(bigint, text), audit.check(), audit.upkeep_status(), audit.upkeep_is_late(), audit.retention_days(),
+    audit.day_start(date), audit.utc_day(timestamptz),
+    audit.create_key(text, bytea, text, text, text, timestamptz), audit.revoke_key(text), audit.list_keys()
+    to audit_maintainer;
+
+-- The first days. As an extension none are made here: a restore runs this script before it brings the days of the dump;
+-- enable_tracking and maintain() make them when they are missing.
+
+do $first_days$
+declare
+    member text;
+begin
+    if exists (select from pg_catalog.pg_extension where extname = 'pg_daybook') then
+        foreach member in array array['audit.upkeep', 'audit.tracked_table', 'audit.api_key', 'audit.schema_version', 'audit.floor'] loop
+            perform pg_catalog.pg_extension_config_dump(member::regclass, '');
+        end loop;
+        perform pg_catalog.pg_extension_config_dump(pg_get_serial_sequence('audit.tracked_table', 'id')::regclass, '');
+    else
+        perform audit.prepare_days();
+    end if;
+end
+$first_days$;

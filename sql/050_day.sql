@@ -1,0 +1,227 @@
+-- Day partitions: whole UTC days, made ahead; past the prepared days …_beyond reaches to infinity.
+
+create function audit.day_start(day date)
+    returns timestamptz
+    language sql
+    immutable
+    parallel safe
+return day::timestamp at time zone 'UTC';
+comment on function audit.day_start(date) is 'The first instant of a UTC day.';
+
+create function audit.utc_day(moment timestamptz)
+    returns date
+    language sql
+    immutable
+    parallel safe
+return (moment at time zone 'UTC')::date;
+comment on function audit.utc_day(timestamptz) is 'The UTC day that holds a moment.';
+
+-- Bounds come from the catalogue, never from a name: a partition may span several days.
+create view audit.day_partition
+    with (security_invoker = true)
+as
+select
+    parent.relname::text as log_table,
+    partition.relname::text as partition_name,
+    partition.oid as partition_oid,
+    (regexp_match(bound.expression, 'FROM \(''([^'']+)''\)'))[1]::timestamptz as lower_bound,
+    coalesce((regexp_match(bound.expression, 'TO \(''([^'']+)''\)'))[1], 'infinity')::timestamptz as upper_bound,
+    partition.relname like '%\_beyond' as is_beyond,
+    inheritance.inhdetachpending as detach_pending
+from pg_catalog.pg_inherits inheritance
+join pg_catalog.pg_class parent on parent.oid = inheritance.inhparent
+join pg_catalog.pg_class partition on partition.oid = inheritance.inhrelid
+cross join lateral (select pg_get_expr(partition.relpartbound, partition.oid) as expression) bound
+where parent.relnamespace = to_regnamespace('audit')
+  and parent.relname in ('entry', 'change');
+comment on view audit.day_partition is 'The partitions of audit.entry and audit.change with their bounds, as the catalogue holds them.';
+comment on column audit.day_partition.log_table is 'entry or change.';
+comment on column audit.day_partition.partition_name is 'Name of the partition, in schema audit.';
+comment on column audit.day_partition.partition_oid is 'OID of the partition.';
+comment on column audit.day_partition.lower_bound is 'First instant it holds.';
+comment on column audit.day_partition.upper_bound is 'First instant it no longer holds; infinity for …_beyond.';
+comment on column audit.day_partition.is_beyond is 'True for the partition past the prepared days.';
+comment on column audit.day_partition.detach_pending is 'True when a concurrent detach was interrupted; upkeep finishes it.';
+
+create function audit.create_partition(log_table text, partition_name text)
+    returns void
+    language plpgsql
+    security invoker
+    set search_path = pg_catalog, pg_temp
+as $function$
+begin
+    -- LIKE and a later ATTACH lock the parent far less than PARTITION OF would.
+    execute format('create table audit.%I (like audit.%I including defaults including constraints including storage)',
+                   partition_name, log_table);
+    -- Neither grants, comments nor TRUNCATE triggers come with LIKE or ATTACH.
+    execute format('create trigger %I before truncate on audit.%I for each statement execute function audit.refuse_alteration()',
+                   log_table || '_is_never_truncated', partition_name);
+    execute format('alter table audit.%I owner to audit_owner', partition_name);
+    execute format('revoke all on audit.%I from public', partition_name);
+    execute format('grant select on audit.%I to audit_dba', partition_name);
+    execute format('comment on table audit.%I is %L', partition_name,
+                   format('Day partition of audit.%s; columns as there.', log_table));
+end
+$function$;
+comment on function audit.create_partition(text, text) is
+    'Makes a table in the form of entry or change, not yet attached, with the guards and grants of a partition.';
+
+create function audit.create_day(day date)
+    returns void
+    language plpgsql
+    security invoker
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    log_table text;
+    partition_name text;
+begin
+    foreach log_table in array array['entry', 'change'] loop
+        partition_name := log_table || to_char(day, '_YYYYMMDD');
+        if to_regclass(format('audit.%I', partition_name)) is null then
+            perform audit.create_partition(log_table, partition_name);
+            execute format('alter table audit.%I attach partition audit.%I for values from (%L) to (%L)',
+                           log_table, partition_name, audit.day_start(day), audit.day_start(day + 1));
+        end if;
+    end loop;
+end
+$function$;
+comment on function audit.create_day(date) is
+    'Makes and attaches the partitions of one UTC day that no partition covers yet. Nothing happens when a partition of its name stands.';
+
+create function audit.prepare_days()
+    returns integer
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+    set timezone = 'UTC'
+    set datestyle = 'ISO, YMD'
+as $function$
+declare
+    today constant date := audit.utc_day(clock_timestamp());
+    wanted_until date;
+    beyond_from date;
+    new_beyond_from date;
+    log_table text;
+    day date;
+    beyond_name text;
+    days_made integer := 0;
+    newest timestamptz;
+begin
+    perform pg_advisory_xact_lock(hashtext('pg_daybook'), hashtext('days'));
+    select today + days_ahead + 1 into strict wanted_until from audit.upkeep;
+    select audit.utc_day(lower_bound) into beyond_from
+    from audit.day_partition where is_beyond and day_partition.log_table = 'entry';
+
+    if beyond_from is null then
+        for day in select generate_series(today - 1, wanted_until - 1, interval '1 day')::date loop
+            perform audit.create_day(day);
+            days_made := days_made + 1;
+        end loop;
+        foreach log_table in array array['entry', 'change'] loop
+            beyond_name := log_table || '_beyond';
+            perform audit.create_partition(log_table, beyond_name);
+            execute format('alter table audit.%I attach partition audit.%I for values from (%L) to (maxvalue)',
+                           log_table, beyond_name, audit.day_start(wanted_until));
+        end loop;
+    elsif beyond_from < wanted_until then
+        select greatest(
+            (select max(created_at) from audit.entry where created_at >= audit.day_start(beyond_from)),
+            (select max(created_at) from audit.change where created_at >= audit.day_start(beyond_from)))
+        into newest;
+        -- Rows stand past the prepared days, or will before this transaction ends: that stretch becomes one partition of
+        -- several days and keeps its rows where they are.
+        new_beyond_from := case
+            when newest is not null or beyond_from <= today
+            then greatest(audit.utc_day(newest), today) + 2 end;
+
+        if new_beyond_from is not null then
+            foreach log_table in array array['entry', 'change'] loop
+                beyond_name := log_table || '_beyond';
+                -- The proof that lets ATTACH skip its scan: checked for new rows at once, for old ones under a light lock.
+                execute format('alter table audit.%I add constraint stands_before_new_beyond check (created_at is not null and created_at >= %L and created_at < %L) not valid',
+                               beyond_name, audit.day_start(beyond_from), audit.day_start(new_beyond_from));
+                execute format('alter table audit.%I validate constraint stands_before_new_beyond', beyond_name);
+            end loop;
+        end if;
+
+        -- New tables first, so that the parent is locked for the swap alone.
+        foreach log_table in array array['entry', 'change'] loop
+            for day in select generate_series(coalesce(new_beyond_from, beyond_from), wanted_until - 1, interval '1 day')::date loop
+                perform audit.create_partition(log_table, log_table || to_char(day, '_YYYYMMDD'));
+            end loop;
+            if new_beyond_from is not null then
+                perform audit.create_partition(log_table, log_table || '_beyond_next');
+            end if;
+        end loop;
+        foreach log_table in array array['entry', 'change'] loop
+            beyond_name := log_table || '_beyond';
+            execute format('alter table audit.%I detach partition audit.%I', log_table, beyond_name);
+            if new_beyond_from is not null then
+                execute format('alter table audit.%I rename to %I', beyond_name, log_table || to_char(beyond_from, '_YYYYMMDD'));
+                execute format('alter table audit.%I attach partition audit.%I for values from (%L) to (%L)',
+                               log_table, log_table || to_char(beyond_from, '_YYYYMMDD'),
+                               audit.day_start(beyond_from), audit.day_start(new_beyond_from));
+                execute format('alter table audit.%I drop constraint stands_before_new_beyond',
+                               log_table || to_char(beyond_from, '_YYYYMMDD'));
+                execute format('alter table audit.%I rename to %I', log_table || '_beyond_next', beyond_name);
+            end if;
+            for day in select generate_series(coalesce(new_beyond_from, beyond_from), wanted_until - 1, interval '1 day')::date loop
+                execute format('alter table audit.%I attach partition audit.%I for values from (%L) to (%L)',
+                               log_table, log_table || to_char(day, '_YYYYMMDD'), audit.day_start(day), audit.day_start(day + 1));
+            end loop;
+            execute format('alter table audit.%I attach partition audit.%I for values from (%L) to (maxvalue)',
+                           log_table, beyond_name,
+                           audit.day_start(greatest(wanted_until, new_beyond_from)));
+        end loop;
+        days_made := wanted_until - coalesce(new_beyond_from, beyond_from);
+    end if;
+
+    -- Below the oldest partition no entry could be stored: a clock that steps back must not get there.
+    perform setval('audit.floor', greatest(
+        (select last_value from audit.floor),
+        (select (extract(epoch from min(lower_bound)) * 1000000)::bigint from audit.day_partition where not is_beyond)));
+    return greatest(days_made, 0);
+end
+$function$;
+comment on function audit.prepare_days() is
+    'Makes the day partitions from yesterday to days_ahead ahead of today, splitting …_beyond in this one transaction. Returns the number of days made. Set lock_timeout before calling it: it takes the log''s lock for some milliseconds.';
+
+create function audit.drop_day(day_name text)
+    returns bigint
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    change_name constant text := regexp_replace(day_name, '^entry_', 'change_');
+    day audit.day_partition;
+    entries bigint := 0;
+    changes bigint := 0;
+begin
+    if day_name !~ '^entry_[0-9]{8}$' or to_regclass(format('audit.%I', day_name)) is null then
+        raise exception 'there is no day partition %', day_name
+            using errcode = 'undefined_table',
+                  hint = 'select partition_name from audit.day_partition names them.';
+    end if;
+    -- A partition detached beforehand has no bounds any more; its name still says where it began.
+    select * into day from audit.day_partition where partition_name = day_name;
+    if coalesce(day.upper_bound, audit.day_start(to_date(right(day_name, 8), 'YYYYMMDD') + 1))
+        > audit.day_start(audit.utc_day(clock_timestamp()) - (select retention_days from audit.upkeep)) then
+        raise exception 'day partition % is not past retention', day_name
+            using errcode = 'insufficient_privilege',
+                  hint = 'Only days older than retention_days in audit.upkeep are dropped.';
+    end if;
+    execute format('select count(*) from audit.%I', day_name) into entries;
+    if to_regclass(format('audit.%I', change_name)) is not null then
+        execute format('select count(*) from audit.%I', change_name) into changes;
+        execute format('drop table audit.%I', change_name);
+    end if;
+    execute format('drop table audit.%I', day_name);
+    perform audit.write_event('day_dropped', day_name, null,
+        jsonb_build_object('entries', entries, 'changes', changes, 'digest', null));
+    return entries;
+end
+$function$;
+comment on function audit.drop_day(text) is
+    'Drops the partitions of one day that is past retention and leaves a day_dropped entry with what it held. Returns the number of entries dropped.';

@@ -1,0 +1,195 @@
+-- Who acts, and in what context: the settings that the application names in its transaction.
+
+create function audit.set_actor(id text, name text default null, type text default 'user')
+    returns void
+    language plpgsql
+    security invoker
+    set search_path = pg_catalog, pg_temp
+as $function$
+begin
+    if id = 'system' then
+        raise exception '"system" is what no user did; it cannot be named as an actor'
+            using errcode = 'invalid_parameter_value',
+                  hint = 'Name the user or service, or set no actor at all.';
+    end if;
+    if nullif(id, '') is not null and (type is null or type not in ('user', 'service')) then
+        raise exception 'an actor''s type is user or service, not %', coalesce(quote_literal(type), 'null')
+            using errcode = 'invalid_parameter_value',
+                  hint = 'select audit.set_actor(''42'', ''Ada Lovelace'', ''user'')';
+    end if;
+    perform set_config('audit.actor_id', coalesce(id, ''), true),
+            set_config('audit.actor_name', coalesce(name, ''), true),
+            set_config('audit.actor_type', case when nullif(id, '') is null then '' else type end, true);
+end
+$function$;
+comment on function audit.set_actor(text, text, text) is
+    'Names the actor of the current transaction. A null or empty id: system. Holds until the transaction ends.';
+
+create function audit.set_context(
+    request_id text default null,
+    reason text default null,
+    ip text default null,
+    user_agent text default null,
+    metadata jsonb default null)
+    returns void
+    language sql
+    security invoker
+begin atomic
+    select set_config('audit.request_id', coalesce(request_id, ''), true),
+           set_config('audit.reason', coalesce(reason, ''), true),
+           set_config('audit.ip', coalesce(ip, ''), true),
+           set_config('audit.user_agent', coalesce(user_agent, ''), true),
+           set_config('audit.metadata', coalesce(metadata::text, ''), true);
+end;
+comment on function audit.set_context(text, text, text, text, jsonb) is
+    'Names the context of the current transaction''s changes. Null: none. Holds until the transaction ends.';
+
+create type audit.actor_context as (
+    actor_type text,
+    actor_id text,
+    actor_name text,
+    request_id text,
+    context jsonb
+);
+comment on type audit.actor_context is 'Who acts and in what context, as an entry stores it.';
+
+-- The one place that judges what the application set. It never raises: a bad value is kept, cut, under context.invalid.
+create function audit.read_actor_context()
+    returns audit.actor_context
+    language plpgsql
+    stable
+    security invoker
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    longest_id constant integer := 200;
+    longest_text constant integer := 1000;
+    longest_metadata constant integer := 65536;
+    actor_id text := nullif(current_setting('audit.actor_id', true), '');
+    actor_name text := nullif(current_setting('audit.actor_name', true), '');
+    actor_type text := nullif(current_setting('audit.actor_type', true), '');
+    request_id text := nullif(current_setting('audit.request_id', true), '');
+    reason text := nullif(current_setting('audit.reason', true), '');
+    ip text := nullif(current_setting('audit.ip', true), '');
+    user_agent text := nullif(current_setting('audit.user_agent', true), '');
+    metadata_text text := nullif(current_setting('audit.metadata', true), '');
+    metadata jsonb;
+    invalid jsonb;
+    context jsonb;
+begin
+    if actor_id = 'system' then
+        invalid := jsonb_build_object('actor_id', actor_id);
+        actor_id := null;
+    elsif length(actor_id) > longest_id then
+        invalid := jsonb_build_object('actor_id', left(actor_id, longest_text));
+        actor_id := left(actor_id, longest_id);
+    end if;
+    if actor_id is null then
+        actor_type := 'system';
+        actor_name := 'system';
+        actor_id := 'system';
+    else
+        if actor_type is null then
+            actor_type := 'user';
+        elsif actor_type not in ('user', 'service') then
+            invalid := coalesce(invalid, '{}') || jsonb_build_object('actor_type', left(actor_type, longest_text));
+            actor_type := 'user';
+        end if;
+        if actor_name is null then
+            actor_name := actor_id;
+        elsif length(actor_name) > longest_text then
+            invalid := coalesce(invalid, '{}') || jsonb_build_object('actor_name', left(actor_name, longest_text));
+            actor_name := left(actor_name, longest_id);
+        end if;
+    end if;
+    if request_id is not null and length(request_id) > longest_id then
+        invalid := coalesce(invalid, '{}') || jsonb_build_object('request_id', left(request_id, longest_text));
+        request_id := null;
+    end if;
+
+    if reason is not null then
+        if length(reason) > longest_text then
+            invalid := coalesce(invalid, '{}') || jsonb_build_object('reason', left(reason, longest_text));
+        else
+            context := jsonb_build_object('reason', reason);
+        end if;
+    end if;
+    if ip is not null then
+        -- The shape only: a name, a port or a list of proxies is no address.
+        if length(ip) <= 64 and ip ~ '^([0-9]{1,3}(\.[0-9]{1,3}){3}|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(%[0-9A-Za-z._-]+)?)$' then
+            context := coalesce(context, '{}') || jsonb_build_object('ip', ip);
+        else
+            invalid := coalesce(invalid, '{}') || jsonb_build_object('ip', left(ip, longest_text));
+        end if;
+    end if;
+    if user_agent is not null then
+        if length(user_agent) > longest_text then
+            invalid := coalesce(invalid, '{}') || jsonb_build_object('user_agent', left(user_agent, longest_text));
+        else
+            context := coalesce(context, '{}') || jsonb_build_object('user_agent', user_agent);
+        end if;
+    end if;
+    if metadata_text is not null then
+        if octet_length(metadata_text) <= longest_metadata then
+            -- Entered only when metadata is set, and writes nothing, so that it takes no subtransaction id.
+            begin
+                metadata := metadata_text::jsonb;
+            exception
+                when data_exception or program_limit_exceeded then
+                    metadata := null;
+            end;
+        end if;
+        if metadata is null then
+            invalid := coalesce(invalid, '{}') || jsonb_build_object('metadata', left(metadata_text, longest_text));
+        else
+            context := coalesce(context, '{}') || jsonb_build_object('metadata', metadata);
+        end if;
+    end if;
+    if invalid is not null then
+        context := coalesce(context, '{}') || jsonb_build_object('invalid', invalid);
+    end if;
+    return row(actor_type, actor_id, actor_name, request_id, context);
+end
+$function$;
+comment on function audit.read_actor_context() is
+    'What the application named in this transaction, judged: malformed or too long values stand, cut, under context.invalid.';
+
+create function audit.write_moment()
+    returns timestamptz
+    language plpgsql
+    volatile
+    security invoker
+    set search_path = pg_catalog, pg_temp
+as $function$
+begin
+    return greatest(clock_timestamp(), timestamptz '1970-01-01 00:00:00+00'
+                    + (select last_value from audit.floor) * interval '1 microsecond');
+end
+$function$;
+comment on function audit.write_moment() is 'The created_at of an entry written now: the clock, never below audit.floor.';
+
+create function audit.write_event(event text, subject_name text, workspace_id text, details jsonb)
+    returns uuid
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    moment constant timestamptz := audit.write_moment();
+    actor constant audit.actor_context := audit.read_actor_context();
+    entry_id constant uuid := audit.new_entry_id(moment);
+begin
+    insert into audit.entry (
+        id, created_at, workspace_id, event, operation, resource_type, resource_id, resource_name,
+        actor_type, actor_id, actor_name, row_count, request_id, context, database_user, transaction_id)
+    values (
+        entry_id, moment, workspace_id, event, 'EVENT', 'audit_log', subject_name, subject_name,
+        actor.actor_type, actor.actor_id, actor.actor_name, 0, actor.request_id,
+        case when details is null then actor.context
+             else coalesce(actor.context, '{}') || jsonb_build_object('details', details) end,
+        session_user, pg_current_xact_id());
+    return entry_id;
+end
+$function$;
+comment on function audit.write_event(text, text, text, jsonb) is
+    'Writes one of the log''s own events (resource_type audit_log). For the log''s own functions. Returns the entry''s id.';

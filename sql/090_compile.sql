@@ -1,0 +1,278 @@
+-- The compiled trigger function of a tracked table: one function for its four operations.
+
+create function audit.truncate_sql(pieces jsonb, relation oid)
+    returns text
+    language sql
+    stable
+begin atomic
+    -- $1 created_at, $2 actor, $3 table_schema, $4 table_name
+    select format($sql$
+insert into audit.entry (
+    id, created_at, workspace_id, event, operation, table_schema, table_name, resource_type,
+    actor_type, actor_id, actor_name, row_count, request_id, context, database_user, transaction_id)
+select audit.new_entry_id($1), $1, g.workspace_id, %1$L, 'TRUNCATE', $3, $4, %2$L,
+       ($2).actor_type, ($2).actor_id, ($2).actor_name, g.row_count, ($2).request_id, ($2).context,
+       session_user, pg_current_xact_id()
+from (select %3$s collate "C" as workspace_id, count(*) as row_count
+      from %4$s audit_n group by 1) g
+$sql$, pieces -> 'events' ->> 'TRUNCATE', pieces -> 'new' ->> 'default_type', pieces -> 'new' ->> 'workspace',
+        (select format('%I.%I', n.nspname, c.relname)
+         from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace where c.oid = relation));
+end;
+comment on function audit.truncate_sql(jsonb, oid) is
+    'The statement that counts a table before TRUNCATE empties it: one entry for each workspace.';
+
+create function audit.count_is_exact(relation oid)
+    returns boolean
+    language sql
+    stable
+begin atomic
+    select has_table_privilege(current_user, c.oid, 'select')
+       and has_schema_privilege(current_user, c.relnamespace, 'usage')
+       and (not row_security_active(c.oid)
+            or exists (select from pg_catalog.pg_policy p where p.polrelid = c.oid and p.polname = 'audit_capture_counts'))
+    from pg_catalog.pg_class c
+    where c.oid = relation;
+end;
+comment on function audit.count_is_exact(oid) is
+    'Whether the current role sees every row of a table, so that a TRUNCATE of it can be counted.';
+
+create function audit.write_uncounted_truncate(relation oid, table_schema text, table_name text, pieces jsonb)
+    returns void
+    language plpgsql
+    security invoker
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    moment constant timestamptz := audit.write_moment();
+    actor constant audit.actor_context := audit.read_actor_context();
+begin
+    insert into audit.entry (
+        id, created_at, workspace_id, event, operation, table_schema, table_name, resource_type,
+        actor_type, actor_id, actor_name, row_count, request_id, context, database_user, transaction_id)
+    values (
+        audit.new_entry_id(moment), moment, pieces -> 'new' ->> 'constant_workspace', pieces -> 'events' ->> 'TRUNCATE', 'TRUNCATE',
+        table_schema, table_name, pieces -> 'new' ->> 'default_type',
+        actor.actor_type, actor.actor_id, actor.actor_name,
+        greatest((select reltuples from pg_class where oid = relation), 0)::bigint, actor.request_id,
+        coalesce(actor.context, '{}') || '{"details": {"row_count_is_estimated": true}}', session_user, pg_current_xact_id());
+end
+$function$;
+comment on function audit.write_uncounted_truncate(oid, text, text, jsonb) is
+    'The entry of a TRUNCATE of a table that capture may not read: the planner''s estimate, and it says so.';
+
+create function audit.single_row_sql(pieces jsonb, operation text)
+    returns text
+    language plpgsql
+    stable
+    set search_path = pg_catalog, pg_temp
+as $function$
+-- Code for the records audit_o and audit_n: expressions that need no table are evaluated without running a query, and of an
+-- UPDATE only the columns that changed are turned into jsonb.
+declare
+    side constant jsonb := case when operation = 'DELETE' then pieces -> 'old' else pieces -> 'new' end;
+    has_key constant boolean := (pieces -> 'has_key')::boolean;
+    code text := '';
+begin
+    if operation = 'INSERT' then
+        code := format('audit_after := %s;', audit.object_sql(pieces -> 'columns', 'after'));
+    elsif operation = 'DELETE' then
+        code := format('audit_before := %s;', audit.object_sql(pieces -> 'columns', 'before'));
+    else
+        select coalesce(string_agg(format($sql$
+            if %s then
+                audit_changed := audit_changed || %L::text;%s
+            end if;$sql$, c ->> 'changed', c ->> 'name',
+            case when has_key then format($sql$
+                audit_before := coalesce(audit_before, '{}') || jsonb_build_object(%1$L, %2$s);
+                audit_after := coalesce(audit_after, '{}') || jsonb_build_object(%1$L, %3$s);$sql$,
+                c ->> 'name', c ->> 'before', c ->> 'after') else '' end), '' order by p), '')
+            || $sql$
+            if audit_changed is null then
+                return null;
+            end if;$sql$
+        into code
+        from jsonb_array_elements(pieces -> 'columns') with ordinality e(c, p);
+        if not has_key then
+            code := code || format($sql$
+            audit_before := %s;
+            audit_after := %s;$sql$, audit.object_sql(pieces -> 'columns', 'before'), audit.object_sql(pieces -> 'columns', 'after'));
+        end if;
+    end if;
+    return code || format($sql$
+            audit_event := %1$s;
+            audit_workspace := %2$s;
+            audit_resource_type := %3$s;
+            audit_resource_id := %4$s;
+            audit_resource_name := %5$s;
+            audit_row_key := nullif(%6$s, audit_resource_id);$sql$,
+        audit.row_event_sql(pieces, operation, null), side ->> 'workspace', side ->> 'resource_type', side ->> 'resource_id',
+        side ->> 'resource_name',
+        case when operation = 'INSERT' then pieces -> 'new' ->> 'row_key' else pieces -> 'old' ->> 'row_key' end)
+        || case when side ->> 'subject_id' = 'null::text' then '' else format($sql$
+            audit_subject := %1$s;
+            if audit_subject is not null then
+                audit_context := jsonb_build_object('subject', jsonb_build_object('id', audit_subject, 'name', %2$s));
+            end if;$sql$, side ->> 'subject_id', side ->> 'subject_name') end;
+end
+$function$;
+comment on function audit.single_row_sql(jsonb, text) is
+    'The code of a compiled function that reads one changed row from its records into the variables of its entry.';
+
+create function audit.function_sql(tracked audit.tracked_table, relation oid)
+    returns text
+    language plpgsql
+    stable
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    pieces constant jsonb := audit.capture_pieces(tracked.id, relation);
+    is_partitioned constant boolean := (select relkind = 'p' from pg_class where oid = relation);
+    shape_check text;
+    actor_check text := '';
+    truncate_guard text := '';
+    truncate_mark text := '';
+begin
+    -- Names, not OIDs, for the parents of lookups: the text must hold after a restore, and a parent that is gone reads as
+    -- changed. What one asks of a column is asked only once it is known to be there.
+    select concat_ws(' and ', format('%s = %L', audit.shape_sql('tg_relid'), audit.table_shape(relation)), string_agg(format(
+        'case when %1$s = %2$L then has_schema_privilege(%3$L, ''usage'') and has_column_privilege(to_regclass(%4$L), %5$L, ''select'') '
+        'and has_column_privilege(to_regclass(%4$L), %6$L, ''select'') and not row_security_active(to_regclass(%4$L)) else false end',
+        audit.shape_sql(format('to_regclass(%L)', n.parent_name)), audit.table_shape(l.parent), n.schema_name, n.parent_name,
+        l.parent_key, l.parent_column), ' and '))
+    into shape_check
+    from unnest(array[tracked.workspace_column, tracked.resource_name_column, tracked.subject_column]) p(path)
+    cross join lateral audit.find_lookup(relation, p.path) l
+    cross join lateral (
+        select s.nspname as schema_name, format('%I.%I', s.nspname, c.relname) as parent_name
+        from pg_class c join pg_namespace s on s.oid = c.relnamespace where c.oid = l.parent) n
+    where p.path like '%.%' and l.problem is null;
+
+    if tracked.missing_actor = 'refuse' then
+        actor_check := format($sql$
+    if audit_actor.actor_type = 'system' then
+        raise exception 'a write to %%.%% needs an actor', tg_table_schema, tg_table_name
+            using errcode = 'insufficient_privilege',
+                  hint = 'select audit.set_actor(id, name) in the same transaction, before the write.';
+    end if;$sql$);
+    end if;
+    if is_partitioned then
+        -- TRUNCATE of the parent fires the triggers of its partitions too; only the parent counts. A write in between makes
+        -- a later TRUNCATE of a partition one of its own.
+        truncate_guard := format($sql$
+        if tg_table_name <> %1$L and current_setting('audit.truncated_table', true) = %2$L then
+            return null;
+        end if;
+        perform set_config('audit.truncated_table', %2$L, true);$sql$,
+            (select relname from pg_class where oid = relation), tracked.id::text);
+        truncate_mark := format($sql$
+    if current_setting('audit.truncated_table', true) = %L then
+        perform set_config('audit.truncated_table', '', true);
+    end if;$sql$, tracked.id::text);
+    end if;
+
+    return format($sql$
+#variable_conflict use_variable
+declare
+    audit_schema text := %1$s;
+    audit_table text := %2$s;
+    audit_actor audit.actor_context;
+    audit_moment timestamptz;
+    audit_changed text[];
+    audit_rows integer;
+    audit_o record;
+    audit_n record;
+    audit_event text;
+    audit_workspace text;
+    audit_resource_type text;
+    audit_resource_id text;
+    audit_resource_name text;
+    audit_row_key text;
+    audit_subject text;
+    audit_before jsonb;
+    audit_after jsonb;
+    audit_context jsonb;
+    audit_pieces jsonb;
+    audit_is_current boolean;
+begin
+    if tg_op = 'TRUNCATE' then%9$s
+        audit_pieces := audit.capture_pieces(%3$s, tg_relid);
+        audit_actor := audit.read_actor_context();%5$s
+        audit_moment := audit.write_moment();
+        if audit.count_is_exact(tg_relid) then
+            execute audit.truncate_sql(audit_pieces, tg_relid)
+            using audit_moment, audit_actor, audit_schema, audit_table;
+        else
+            perform audit.write_uncounted_truncate(tg_relid, audit_schema, audit_table, audit_pieces);
+        end if;
+        return null;
+    end if;%10$s
+
+    if tg_op = 'DELETE' then
+        select count(*) into audit_rows from (select from audit_old_rows limit 2) s;
+    else
+        select count(*) into audit_rows from (select from audit_new_rows limit 2) s;
+    end if;
+    if audit_rows = 0 then
+        return null;
+    end if;
+    -- False when the table was changed and this function was not compiled anew: its fragments are then asked for afresh.
+    audit_is_current := coalesce(%4$s, false);
+
+    if audit_rows = 1 and audit_is_current then
+        if tg_op = 'INSERT' then
+            select * into audit_n from audit_new_rows;
+            %6$s
+        elsif tg_op = 'DELETE' then
+            select * into audit_o from audit_old_rows;
+            %7$s
+        else
+            select * into audit_o from audit_old_rows;
+            select * into audit_n from audit_new_rows;
+            %8$s
+        end if;
+        audit_actor := audit.read_actor_context();%5$s
+        audit_moment := audit.write_moment();
+        insert into audit.entry (
+            id, created_at, workspace_id, event, operation, table_schema, table_name, resource_type, resource_id,
+            resource_name, row_key, actor_type, actor_id, actor_name, row_count, before, after, request_id, context,
+            database_user, transaction_id)
+        values (
+            audit.new_entry_id(audit_moment), audit_moment, audit_workspace, audit_event, tg_op, audit_schema, audit_table,
+            audit_resource_type, audit_resource_id, audit_resource_name, audit_row_key,
+            audit_actor.actor_type, audit_actor.actor_id, audit_actor.actor_name, 1, audit_before, audit_after,
+            audit_actor.request_id,
+            case when audit_context is null then audit_actor.context else coalesce(audit_actor.context, '{}') || audit_context end,
+            session_user, pg_current_xact_id());
+        return null;
+    end if;
+
+    audit_pieces := case when audit_is_current then %11$L::jsonb else audit.capture_pieces(%3$s, tg_relid) end;
+    -- Planned each time: the plan that fitted one row would take minutes for many.
+    if tg_op = 'UPDATE' then
+        execute audit.changed_columns_sql(audit_pieces) into audit_changed;
+        if cardinality(audit_changed) = 0 then
+            return null;
+        end if;
+    end if;
+    audit_actor := audit.read_actor_context();%5$s
+    audit_moment := audit.write_moment();
+    execute audit.bulk_sql(audit_pieces, tg_op, audit_changed)
+    using audit_moment, audit_actor, audit_schema, audit_table;
+    return null;
+end
+$sql$,
+        coalesce(quote_literal(pieces ->> 'table_schema'), 'tg_table_schema'),
+        coalesce(quote_literal(pieces ->> 'table_name'), 'tg_table_name'),
+        tracked.id,
+        shape_check,
+        actor_check,
+        audit.single_row_sql(pieces, 'INSERT'),
+        audit.single_row_sql(pieces, 'DELETE'),
+        audit.single_row_sql(pieces, 'UPDATE'),
+        truncate_guard,
+        truncate_mark,
+        pieces::text);
+end
+$function$;
+comment on function audit.function_sql(audit.tracked_table, oid) is 'The body of a tracked table''s compiled trigger function.';

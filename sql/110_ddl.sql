@@ -1,0 +1,271 @@
+-- Following DDL: functions are compiled anew in the transaction that changes their table, partitions get their triggers,
+-- a dropped table loses its settings. Nothing here may fail the application's DDL: what cannot be followed is a warning,
+-- the compiled function notices by itself, and audit.check() lists it.
+
+create function audit.rename_columns(names text[], renamed jsonb)
+    returns text[]
+    language sql
+    immutable
+    parallel safe
+return (select array_agg(coalesce(renamed ->> n.name, n.name) order by n.position)
+        from unnest(names) with ordinality n(name, position));
+comment on function audit.rename_columns(text[], jsonb) is 'Names of columns after a rename, given as an object from old to new. Null for no names.';
+
+create function audit.rename_path(path text, renamed jsonb)
+    returns text
+    language sql
+    immutable
+    parallel safe
+return case
+    when renamed ? path then renamed ->> path
+    when renamed ? split_part(path, '.', 1)
+        then (renamed ->> split_part(path, '.', 1)) || substr(path, length(split_part(path, '.', 1)) + 1)
+    else path end;
+comment on function audit.rename_path(text, jsonb) is 'A column or fk_column.column after a rename, given as an object from old to new.';
+
+create function audit.tracked_relation(tracked audit.tracked_table)
+    returns oid
+    language plpgsql
+    stable
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    candidate oid;
+begin
+    -- The trigger is the proof: a name may have passed to another table, an OID does not survive a restore.
+    foreach candidate in array array[
+        tracked.relation_oid,
+        to_regclass(format('%I.%I', tracked.table_schema, tracked.table_name))::oid]
+    loop
+        if exists (
+            select from pg_trigger t
+            join pg_class c on c.oid = t.tgrelid
+            where t.tgrelid = candidate
+              and t.tgfoid = to_regprocedure(format('audit.%I()', 'capture_' || tracked.id))) then
+            return candidate;
+        end if;
+    end loop;
+    return null;
+end
+$function$;
+comment on function audit.tracked_relation(audit.tracked_table) is
+    'The table that carries the capture triggers of these settings. Null: none does.';
+
+create function audit.follow_table(tracked_id bigint, command text)
+    returns boolean
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    tracked audit.tracked_table;
+    relation oid;
+    renamed jsonb;
+    shape_before jsonb;
+    is_changed boolean;
+    is_renamed boolean;
+begin
+    select * into tracked from audit.tracked_table where id = tracked_id for update;
+    relation := audit.tracked_relation(tracked);
+    if relation is null then
+        return false;
+    end if;
+    shape_before := tracked.column_numbers;
+    select coalesce(jsonb_object_agg(n.key, a.attname), '{}') into renamed
+    from jsonb_each_text(tracked.column_numbers) n
+    join pg_attribute a on a.attrelid = relation and a.attnum = n.value::smallint and not a.attisdropped
+    where a.attname <> n.key and relation = tracked.relation_oid;
+
+    update audit.tracked_table t
+    set table_schema = n.nspname,
+        table_name = c.relname,
+        resource_type_column = audit.rename_path(t.resource_type_column, renamed),
+        resource_id_columns = audit.rename_columns(t.resource_id_columns, renamed),
+        resource_name_column = audit.rename_path(t.resource_name_column, renamed),
+        subject_column = audit.rename_path(t.subject_column, renamed),
+        workspace_column = audit.rename_path(t.workspace_column, renamed),
+        soft_delete_column = audit.rename_path(t.soft_delete_column, renamed),
+        -- A name whose column was dropped stays: should it come back, it is still excluded.
+        excluded_columns = coalesce(audit.rename_columns(t.excluded_columns, renamed), '{}'),
+        redacted_columns = coalesce(audit.rename_columns(t.redacted_columns, renamed), '{}'),
+        column_events = (
+            select jsonb_object_agg(e.key, to_jsonb(audit.rename_columns(array(select jsonb_array_elements_text(e.value)), renamed)))
+            from jsonb_each(t.column_events) e)
+    from pg_class c
+    join pg_namespace n on n.oid = c.relnamespace
+    where t.id = tracked_id and c.oid = relation;
+    select (t.table_schema, t.table_name) is distinct from (tracked.table_schema, tracked.table_name)
+    into is_renamed from audit.tracked_table t where t.id = tracked_id;
+
+    is_changed := audit.compile_tracking(tracked_id, relation);
+    if command is not null and (is_changed or is_renamed) then
+        select * into tracked from audit.tracked_table where id = tracked_id;
+        if is_renamed or shape_before <> tracked.column_numbers or command = 'ALTER TABLE' then
+            perform audit.write_event('table_altered', format('%I.%I', tracked.table_schema, tracked.table_name), tracked.workspace,
+                jsonb_build_object('command', command, 'renamed_columns', renamed,
+                    'added_columns', (select coalesce(jsonb_agg(k order by k), '[]') from jsonb_object_keys(tracked.column_numbers) k
+                                      where not shape_before ? k and k not in (select jsonb_each_text.value from jsonb_each_text(renamed))),
+                    'dropped_columns', (select coalesce(jsonb_agg(k order by k), '[]') from jsonb_object_keys(shape_before) k
+                                        where not tracked.column_numbers ? k and not renamed ? k)));
+        end if;
+    end if;
+    return is_changed;
+end
+$function$;
+comment on function audit.follow_table(bigint, text) is
+    'Brings settings and capture function of one tracked table up to its table as it is now. With a command, a real change is recorded as table_altered. Returns whether the function changed.';
+
+create function audit.follow_tables(touched oid[], command text, lookups_too boolean)
+    returns void
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    tracked_id bigint;
+begin
+    for tracked_id in
+        select t.id
+        from audit.tracked_table t
+        left join pg_class c on c.oid = t.relation_oid
+        left join pg_namespace n on n.oid = c.relnamespace
+        where t.relation_oid = any(touched)
+           or (n.nspname, c.relname) is distinct from (t.table_schema::name, t.table_name::name)
+           or (concat(t.workspace_column, t.resource_name_column, t.subject_column) like '%.%'
+               and (lookups_too
+                    or exists (select from pg_constraint f
+                               where f.conrelid = t.relation_oid and f.contype = 'f' and f.confrelid = any(touched))))
+        order by t.id
+    loop
+        begin
+            perform audit.follow_table(tracked_id, command);
+        exception when others then
+            raise warning 'pg_daybook could not follow % for tracked table number %: %', command, tracked_id, sqlerrm
+                using hint = 'Writes go on. "select * from audit.check()" shows what to do.';
+        end;
+    end loop;
+end
+$function$;
+comment on function audit.follow_tables(oid[], text, boolean) is
+    'Follows a DDL command on the given relations; lookups_too: also every table that looks names or workspaces up elsewhere.';
+
+create function audit.follow_ddl()
+    returns event_trigger
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    touched oid[];
+begin
+    select coalesce(array_agg(objid), '{}') into touched
+    from pg_event_trigger_ddl_commands()
+    where classid = 'pg_class'::regclass and schema_name is distinct from 'pg_temp';
+    perform audit.follow_tables(touched, tg_tag, tg_tag <> 'ALTER TABLE');
+end
+$function$;
+comment on function audit.follow_ddl() is 'Event trigger: compiles capture functions anew when their tables, or those they look things up in, change.';
+
+create function audit.follow_drop()
+    returns event_trigger
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    tracked audit.tracked_table;
+    touched oid[];
+begin
+    for tracked in
+        select t.*
+        from pg_event_trigger_dropped_objects() d
+        join audit.tracked_table t on t.relation_oid = d.objid and d.classid = 'pg_class'::regclass and d.objsubid = 0
+    loop
+        delete from audit.tracked_table where id = tracked.id;
+        execute format('drop function if exists audit.%I()', 'capture_' || tracked.id);
+        perform audit.write_event('table_dropped', format('%I.%I', tracked.table_schema, tracked.table_name), tracked.workspace,
+                                  jsonb_build_object('command', tg_tag));
+    end loop;
+    select coalesce(array_agg(objid), '{}') into touched
+    from pg_event_trigger_dropped_objects()
+    where classid = 'pg_class'::regclass and not is_temporary;
+    -- ALTER TABLE is followed at its end, when the whole command is done.
+    if tg_tag <> 'ALTER TABLE' and touched <> '{}' then
+        perform audit.follow_tables(touched, tg_tag, true);
+    end if;
+end
+$function$;
+comment on function audit.follow_drop() is 'Event trigger: a dropped tracked table loses its settings and leaves an entry.';
+
+create function audit.follow_partitions()
+    returns event_trigger
+    language plpgsql
+    security invoker
+    set search_path = pg_catalog, pg_temp
+as $function$
+-- Runs as whoever gives the DDL command: only a table's owner may put triggers on it.
+declare
+    tracked record;
+    partition oid;
+    trigger_name name;
+begin
+    for tracked in
+        select distinct root.oid as root, p.oid as function_oid, p.proname::text as function_name
+        from pg_event_trigger_ddl_commands() d
+        cross join lateral (select coalesce(pg_partition_root(d.objid::regclass)::oid, d.objid) as oid) root
+        join pg_trigger t on t.tgrelid = root.oid and t.tgname = 'audit_insert'
+        join pg_proc p on p.oid = t.tgfoid
+        join pg_namespace n on n.oid = p.pronamespace and n.nspname = 'audit'
+        join pg_class c on c.oid = root.oid and c.relkind = 'p'
+        where d.classid = 'pg_class'::regclass and p.proname like 'capture\_%'
+    loop
+        for partition in
+            select relid from pg_partition_tree(tracked.root::regclass) tree
+            where not exists (select from pg_trigger t where t.tgrelid = tree.relid and t.tgfoid = tracked.function_oid)
+        loop
+            begin
+                perform audit.create_capture_triggers(partition, tracked.function_name);
+            exception when others then
+                raise warning 'pg_daybook could not put its triggers on partition %: %', partition::regclass, sqlerrm
+                    using hint = '"select * from audit.check()" shows what to do.';
+            end;
+        end loop;
+        -- A partition that was detached is a table of its own.
+        for partition, trigger_name in
+            select t.tgrelid, t.tgname from pg_trigger t
+            where t.tgfoid = tracked.function_oid
+              and t.tgrelid not in (select relid from pg_partition_tree(tracked.root::regclass))
+        loop
+            begin
+                execute format('drop trigger %I on %s', trigger_name, partition::regclass);
+            exception when others then
+                raise warning 'pg_daybook could not take its triggers off %: %', partition::regclass, sqlerrm;
+            end;
+        end loop;
+    end loop;
+end
+$function$;
+comment on function audit.follow_partitions() is 'Event trigger: new partitions of a tracked table get its triggers, detached ones lose them.';
+
+do $event_triggers$
+begin
+    if not (select rolsuper from pg_catalog.pg_roles where rolname = current_user) then
+        raise notice 'event triggers need a superuser and were left out: after DDL on a tracked table capture goes on more slowly until "daybook maintain" compiles it anew';
+        return;
+    end if;
+    create event trigger audit_follow_ddl on ddl_command_end
+        when tag in ('ALTER TABLE', 'ALTER SCHEMA', 'GRANT', 'REVOKE', 'ALTER EXTENSION', 'ALTER OPERATOR')
+        execute function audit.follow_ddl();
+    create event trigger audit_follow_drop on sql_drop
+        execute function audit.follow_drop();
+    create event trigger audit_follow_partitions on ddl_command_end
+        when tag in ('ALTER TABLE', 'CREATE TABLE')
+        execute function audit.follow_partitions();
+    alter event trigger audit_follow_ddl enable always;
+    alter event trigger audit_follow_drop enable always;
+    alter event trigger audit_follow_partitions enable always;
+    comment on event trigger audit_follow_ddl is 'Keeps the capture functions up to their tables.';
+    comment on event trigger audit_follow_drop is 'Ends the tracking of dropped tables.';
+    comment on event trigger audit_follow_partitions is 'Keeps the triggers on the partitions of tracked tables.';
+end
+$event_triggers$;

@@ -1,0 +1,97 @@
+-- What could slip past the log: each finding with the statement that mends it.
+
+create function audit.check()
+    returns table (severity text, problem text, object_name text, detail text, mend text)
+    language plpgsql
+    stable
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    tracked audit.tracked_table;
+    relation oid;
+    table_label text;
+    path text;
+    target audit.lookup;
+    missing text;
+begin
+    for tracked in select * from audit.tracked_table t order by t.table_schema, t.table_name loop
+        table_label := format('%I.%I', tracked.table_schema, tracked.table_name);
+        relation := coalesce(audit.tracked_relation(tracked), to_regclass(table_label)::oid);
+        if relation is null then
+            return query select 'bypass', 'table_missing', table_label,
+                'The tracked table is gone and its settings stayed.'::text,
+                format('delete from audit.tracked_table where id = %s', tracked.id);
+            continue;
+        end if;
+
+        return query
+        select 'bypass'::text,
+               case when t.oid is null and part.oid <> relation then 'partition_untracked'
+                    when t.oid is null then 'trigger_missing'
+                    when t.tgenabled = 'D' then 'trigger_disabled'
+                    else 'trigger_not_always' end,
+               part.oid::regclass::text,
+               case when t.oid is null then format('Trigger %s is missing: its writes leave no entry.', expected.name)
+                    when t.tgenabled = 'D' then format('Trigger %s is disabled: its writes leave no entry.', expected.name)
+                    else format('Trigger %s is not ENABLE ALWAYS: session_replication_role can skip it.', expected.name) end,
+               case when t.oid is null
+                    then format('select audit.create_capture_triggers(%L::regclass, %L)', part.oid::regclass, 'capture_' || tracked.id)
+                    else format('alter table %s enable always trigger %I', part.oid::regclass, expected.name) end
+        from audit.partitions_of(relation) part(oid)
+        cross join unnest(array['audit_insert', 'audit_update', 'audit_delete', 'audit_truncate']) expected(name)
+        left join pg_trigger t
+            on t.tgrelid = part.oid and t.tgname = expected.name
+           and t.tgfoid = to_regprocedure(format('audit.%I()', 'capture_' || tracked.id))
+        where t.tgenabled is distinct from 'A';
+
+        if md5(audit.function_sql(tracked, relation)) is distinct from tracked.compiled_digest then
+            return query select 'warning', 'function_stale', table_label,
+                'The table changed and its capture function did not: writes are captured, more slowly.'::text,
+                'select audit.maintain()'::text;
+        end if;
+
+        foreach path in array array_remove(array[tracked.workspace_column, tracked.resource_name_column, tracked.subject_column,
+                                                 tracked.resource_type_column, tracked.soft_delete_column]
+                                           || coalesce(tracked.resource_id_columns, '{}'), null) loop
+            if exists (select from pg_attribute a where a.attrelid = relation and a.attname = path and a.attnum > 0 and not a.attisdropped) then
+                continue;
+            end if;
+            target := audit.find_lookup(relation, path);
+            return query select 'warning', 'column_unreadable', table_label,
+                format('%s cannot be read: %s. Its entries go without it.', path, target.problem),
+                case when target.problem like 'audit_capture may not read%'
+                     then format('grant select (%I, %I) on %s to audit_capture', target.parent_key, target.parent_column, target.parent::regclass)
+                     else format('select audit.enable_tracking(%L, …) with columns that exist', table_label) end
+            where target.problem is not null;
+        end loop;
+
+        if (select relrowsecurity from pg_class where oid = relation)
+           and not exists (select from pg_policy where polrelid = relation and polname = 'audit_capture_counts') then
+            return query select 'warning', 'truncate_not_counted', table_label,
+                'The table has row-level security: a TRUNCATE is logged with an estimated number of rows.'::text,
+                format('create policy audit_capture_counts on %s for select to audit_capture using (true)', table_label);
+        end if;
+
+        return query
+        select 'warning', 'owner_can_log_in', table_label,
+               format('Its owner %s can log in: who writes as the owner can also disable the triggers.', r.rolname),
+               format('alter table %s owner to a role that cannot log in', table_label)
+        from pg_class c join pg_roles r on r.oid = c.relowner
+        where c.oid = relation and (r.rolcanlogin or r.rolsuper);
+    end loop;
+
+    for missing in
+        select expected.name
+        from unnest(array['audit_follow_ddl', 'audit_follow_drop', 'audit_follow_partitions']) expected(name)
+        left join pg_event_trigger e on e.evtname = expected.name
+        where e.evtenabled is distinct from 'A'
+    loop
+        return query select 'warning', 'ddl_not_followed', missing,
+            'The event trigger is missing or not ENABLE ALWAYS: after DDL capture goes on more slowly until upkeep compiles it anew, and new partitions are not tracked.'::text,
+            format('as superuser: alter event trigger %I enable always, or install again with a superuser', missing);
+    end loop;
+end
+$function$;
+comment on function audit.check() is
+    'Lists what could slip past the log (severity bypass) or weakens it (warning), each with the statement that mends it. No row: all is well.';

@@ -1,0 +1,119 @@
+-- Upkeep in one call, for pg_cron and psql. "daybook maintain" takes the same steps, each in a transaction of its own, and
+-- detaches concurrently, which no function can.
+
+create function audit.days_past_retention()
+    returns table (partition_name text)
+    language sql
+    stable
+begin atomic
+    select d.partition_name
+    from audit.day_partition d
+    where d.log_table = 'entry' and not d.is_beyond
+      and d.upper_bound <= audit.day_start(audit.utc_day(clock_timestamp()) - (select retention_days from audit.upkeep))
+    union all
+    -- Detached by a run that did not live to drop it.
+    select c.relname::text
+    from pg_catalog.pg_class c
+    where c.relnamespace = 'audit'::regnamespace and c.relkind = 'r' and not c.relispartition
+      and c.relname ~ '^entry_[0-9]{8}$'
+    order by 1;
+end;
+comment on function audit.days_past_retention() is 'The day partitions of audit.entry that retention no longer keeps, oldest first.';
+
+create function audit.note_upkeep(problem text)
+    returns void
+    language sql
+    volatile
+    security definer
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    update audit.upkeep
+    set last_run_at = clock_timestamp(),
+        last_problem = problem,
+        oldest_day = audit.utc_day(clock_timestamp()) - retention_days;
+end;
+comment on function audit.note_upkeep(text) is 'Notes that upkeep ran, and the problem it met; null: none.';
+
+create function audit.maintain()
+    returns jsonb
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+    set lock_timeout = '100ms'
+as $function$
+declare
+    days_made integer := 0;
+    days_dropped text[] := '{}';
+    compiled integer := 0;
+    problem text;
+    day_name text;
+    tracked_id bigint;
+begin
+    if not pg_try_advisory_xact_lock(hashtext('pg_daybook'), hashtext('upkeep')) then
+        return jsonb_build_object('ran', false);
+    end if;
+    begin
+        days_made := audit.prepare_days();
+    exception when lock_not_available then
+        problem := 'days ahead: the log was busy; the next run tries again';
+    end;
+    for day_name in select partition_name from audit.days_past_retention() loop
+        begin
+            perform audit.drop_day(day_name);
+            days_dropped := days_dropped || day_name;
+        exception when lock_not_available then
+            problem := format('%s: a reader holds it; the next run drops it', day_name);
+            exit;
+        end;
+    end loop;
+    for tracked_id in select id from audit.tracked_table order by id loop
+        begin
+            compiled := compiled + audit.follow_table(tracked_id, 'audit.maintain')::integer;
+        exception when lock_not_available then
+            problem := coalesce(problem, 'a tracked table was being changed; the next run looks at it');
+        end;
+    end loop;
+    perform audit.note_upkeep(problem);
+    return jsonb_build_object('ran', true, 'days_made', days_made, 'days_dropped', to_jsonb(days_dropped),
+                              'functions_compiled', compiled, 'problem', problem);
+end
+$function$;
+comment on function audit.maintain() is
+    'Makes days ahead, drops days past retention, compiles stale capture functions. One transaction; several at once are safe, one works. Differs from "daybook maintain": it drops days under a short lock on the log instead of detaching them concurrently. Returns what it did.';
+
+create function audit.upkeep_is_late()
+    returns boolean
+    language sql
+    stable
+    security definer
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    select coalesce(u.last_run_at, u.installed_at) < clock_timestamp() - interval '36 hours'
+        or not exists (select from audit.day_partition d
+                       where not d.is_beyond and d.upper_bound > clock_timestamp() + interval '2 days')
+    from audit.upkeep u;
+end;
+comment on function audit.upkeep_is_late() is
+    'Whether upkeep has not run for 36 hours or fewer than two days stand ready: what /healthz answers 503 for.';
+
+create function audit.upkeep_status()
+    returns jsonb
+    language sql
+    stable
+    security definer
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    select jsonb_build_object(
+        'version', (select version_num from audit.schema_version),
+        'last_run_at', u.last_run_at,
+        'last_problem', u.last_problem,
+        'is_late', audit.upkeep_is_late(),
+        'prepared_until', (select max(audit.utc_day(upper_bound)) - 1 from audit.day_partition where log_table = 'entry' and not is_beyond),
+        'oldest_day', (select min(audit.utc_day(lower_bound)) from audit.day_partition where log_table = 'entry' and not is_beyond),
+        'retention_days', u.retention_days,
+        'entries_beyond', (select count(*) from audit.entry e
+                           where e.created_at >= (select lower_bound from audit.day_partition where log_table = 'entry' and is_beyond)))
+    from audit.upkeep u;
+end;
+comment on function audit.upkeep_status() is
+    'The state of upkeep as one object: version, last_run_at, last_problem, is_late, prepared_until (last day that stands ready), oldest_day, retention_days, entries_beyond (entries past the prepared days).';

@@ -1,0 +1,102 @@
+-- Every owner, grant and policy of the log, on one page. Application roles get nothing here; the owner of a tracked table gets,
+-- from enable_tracking, what it takes to attach partitions later.
+
+-- Owners: everything belongs to audit_owner; compiled capture functions are given to audit_capture when they are made.
+do $owners$
+declare
+    item record;
+begin
+    alter schema audit owner to audit_owner;
+    for item in
+        select c.oid::regclass::text as name,
+               case c.relkind when 'v' then 'view' when 'S' then 'sequence' else 'table' end as kind
+        from pg_catalog.pg_class c
+        where c.relnamespace = 'audit'::regnamespace and c.relkind in ('r', 'p', 'v', 'S')
+          -- An identity column's sequence follows its table.
+          and not exists (select from pg_catalog.pg_depend d
+                          where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'i' and c.relkind = 'S')
+    loop
+        execute format('alter %s %s owner to audit_owner', item.kind, item.name);
+    end loop;
+    for item in
+        select p.oid::regprocedure::text as name
+        from pg_catalog.pg_proc p where p.pronamespace = 'audit'::regnamespace
+    loop
+        execute format('alter function %s owner to audit_owner', item.name);
+    end loop;
+    alter type audit.actor_context owner to audit_owner;
+    alter type audit.lookup owner to audit_owner;
+end
+$owners$;
+
+-- PUBLIC has nothing.
+revoke all on schema audit from public;
+revoke all on all tables in schema audit from public;
+revoke all on all sequences in schema audit from public;
+revoke all on all functions in schema audit from public;
+revoke all on type audit.actor_context, audit.lookup from public;
+
+-- Row-level security: enabled, not forced (forced, capture itself would fail).
+alter table audit.entry enable row level security;
+alter table audit.change enable row level security;
+create policy reader_sees_own_workspace on audit.entry for select to audit_reader
+    using (workspace_id = current_setting('audit.reader_workspace', true));
+create policy reader_sees_own_workspace on audit.change for select to audit_reader
+    using (workspace_id = current_setting('audit.reader_workspace', true));
+create policy dba_sees_everything on audit.entry for select to audit_dba using (true);
+create policy dba_sees_everything on audit.change for select to audit_dba using (true);
+create policy capture_inserts on audit.entry for insert to audit_capture with check (true);
+create policy capture_inserts on audit.change for insert to audit_capture with check (true);
+
+-- audit_capture: inserts entries and nothing else.
+grant usage on schema audit to audit_capture;
+grant insert on audit.entry, audit.change to audit_capture;
+grant select on audit.floor to audit_capture;
+grant usage on type audit.actor_context to audit_capture;
+grant execute on function
+    audit.new_entry_id(timestamptz), audit.write_moment(), audit.read_actor_context(),
+    audit.capture_pieces(bigint, oid), audit.changed_columns_sql(jsonb), audit.pair_sql(), audit.object_sql(jsonb, text),
+    audit.row_event_sql(jsonb, text, text[]), audit.row_sql(jsonb, text, text[]), audit.bulk_sql(jsonb, text, text[]),
+    audit.truncate_sql(jsonb, oid), audit.count_is_exact(oid), audit.write_uncounted_truncate(oid, text, text, jsonb)
+    to audit_capture;
+
+-- audit_writer: an application's role that owns tables to track, or records events.
+grant usage on schema audit to audit_writer;
+grant execute on function
+    audit.set_actor(text, text, text), audit.set_context(text, text, text, text, jsonb),
+    audit.record(text, text, text, text, text, jsonb),
+    audit.enable_tracking(regclass, text, text, text, text[], text, text, text, text, text, jsonb, jsonb, text, text[], text[], integer, text),
+    audit.disable_tracking(regclass),
+    audit.require_owner(oid), audit.refuse_unknown_columns(oid, text, text[]), audit.refuse_unusable_path(oid, text, text),
+    audit.refuse_bad_events(oid, jsonb, jsonb), audit.find_lookup(oid, text), audit.own_events(), audit.is_event_name(text),
+    audit.store_tracking(oid, jsonb), audit.remove_tracking(oid),
+    audit.partitions_of(oid), audit.create_capture_triggers(oid, text)
+    to audit_writer;
+grant usage on type audit.lookup to audit_writer;
+
+-- audit_reader: the REST app, in the workspace named in its transaction.
+grant usage on schema audit to audit_reader;
+grant select on audit.entry, audit.change, audit.timeline, audit.timeline_change to audit_reader;
+grant execute on function
+    audit.find_key(bytea), audit.retention_days(), audit.upkeep_is_late(), audit.entry_moment(uuid)
+    to audit_reader;
+
+-- audit_dba: reads everything, partitions included (granted where they are made), save the digests of keys.
+grant usage on schema audit to audit_dba;
+grant select on audit.entry, audit.change, audit.timeline, audit.timeline_change, audit.day_partition,
+    audit.tracked_table, audit.upkeep, audit.schema_version, audit.floor to audit_dba;
+grant select (prefix, workspace_id, name, role, created_at, expires_at, revoked_at) on audit.api_key to audit_dba;
+grant execute on function
+    audit.check(), audit.upkeep_status(), audit.list_keys(), audit.retention_days(), audit.upkeep_is_late(), audit.entry_moment(uuid),
+    audit.day_start(date), audit.utc_day(timestamptz), audit.days_past_retention()
+    to audit_dba;
+
+-- audit_maintainer: upkeep and keys; becomes audit_owner by SET ROLE for what functions cannot do.
+grant usage on schema audit to audit_maintainer;
+grant select on audit.day_partition, audit.tracked_table, audit.upkeep to audit_maintainer;
+grant execute on function
+    audit.maintain(), audit.prepare_days(), audit.drop_day(text), audit.days_past_retention(), audit.note_upkeep(text),
+    audit.follow_table(bigint, text), audit.check(), audit.upkeep_status(), audit.upkeep_is_late(), audit.retention_days(),
+    audit.day_start(date), audit.utc_day(timestamptz),
+    audit.create_key(text, bytea, text, text, text, timestamptz), audit.revoke_key(text), audit.list_keys()
+    to audit_maintainer;

@@ -1,0 +1,17 @@
+-- The first days. As an extension none are made here: a restore runs this script before it brings the days of the dump;
+-- enable_tracking and maintain() make them when they are missing.
+
+do $first_days$
+declare
+    member text;
+begin
+    if exists (select from pg_catalog.pg_extension where extname = 'pg_daybook') then
+        foreach member in array array['audit.upkeep', 'audit.tracked_table', 'audit.api_key', 'audit.schema_version', 'audit.floor'] loop
+            perform pg_catalog.pg_extension_config_dump(member::regclass, '');
+        end loop;
+        perform pg_catalog.pg_extension_config_dump(pg_get_serial_sequence('audit.tracked_table', 'id')::regclass, '');
+    else
+        perform audit.prepare_days();
+    end if;
+end
+$first_days$;

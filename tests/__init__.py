@@ -1,0 +1,1 @@
+"""The contract of pg_daybook, in sentences."""

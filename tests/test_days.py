@@ -1,0 +1,211 @@
+"""Days come and go by upkeep; what upkeep neglects fails no write."""
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+
+from daybook.upkeep import Run, maintain, status
+from tests.conftest import Database
+from tests.trail import Connection, count, own_events, trail
+
+TODAY = "audit.utc_day(clock_timestamp())"
+
+
+@pytest.fixture
+def document(db: Connection) -> Connection:
+    db.execute("create table document (id integer generated always as identity primary key, workspace_id text)")
+    db.execute("select audit.enable_tracking('document')")
+    return db
+
+
+def days(db: Connection, log_table: str = "entry") -> list[tuple[int, int | None]]:
+    """The partitions as whole days from today: first day, and first day no longer in it (None: for ever)."""
+    return db.execute(
+        f"select audit.utc_day(lower_bound) - {TODAY}, case when not is_beyond then"
+        f" audit.utc_day(upper_bound) - {TODAY} end"
+        " from audit.day_partition where log_table = %s order by lower_bound".encode(),
+        [log_table],
+    ).fetchall()
+
+
+PREPARED: list[tuple[int, int | None]] = [*((day, day + 1) for day in range(-1, 31)), (31, None)]
+
+
+def test_days_stand_ready_from_yesterday_to_thirty_ahead(db: Connection) -> None:
+    assert days(db) == PREPARED
+    assert days(db, "change") == PREPARED
+
+
+def test_upkeep_makes_the_next_days(database: Database, db: Connection) -> None:
+    db.execute("update audit.upkeep set days_ahead = 33")
+    assert maintain(database.url("maintainer")).days_made == 3
+    assert days(db) == [*PREPARED[:-1], (31, 32), (32, 33), (33, 34), (34, None)]
+    assert maintain(database.url("maintainer")).days_made == 0
+
+
+def test_a_partition_has_the_guards_and_grants_of_the_first(db: Connection) -> None:
+    db.execute("update audit.upkeep set days_ahead = 31")
+    db.execute("select audit.maintain()")
+    guards = (
+        "select (select count(*) from pg_trigger t where t.tgrelid = p.partition_oid),"
+        " has_table_privilege('audit_dba', p.partition_oid, 'select'),"
+        " has_table_privilege('audit_reader', p.partition_oid, 'select'),"
+        " (select relowner::regrole::text from pg_class where oid = p.partition_oid)"
+        " from audit.day_partition p group by 1, 2, 3, 4"
+    )
+    assert db.execute(guards.encode()).fetchall() == [(2, True, False, "audit_owner")]
+
+
+def test_rows_past_the_prepared_days_are_kept_and_become_a_partition_of_several_days(document: Connection) -> None:
+    # Upkeep was dead for 60 days: the prepared ones lie behind, and entries stand in ..._beyond.
+    document.execute("alter table audit.entry detach partition audit.entry_beyond")
+    document.execute("alter table audit.change detach partition audit.change_beyond")
+    document.execute(
+        "do $$ declare p text; begin for p in select partition_name from audit.day_partition loop"
+        " execute format('drop table audit.%I', p); end loop; end $$"
+    )
+    for name in ("entry", "change"):
+        document.execute(
+            f"do $$ begin execute format('alter table audit.{name} attach partition audit.{name}_beyond for values"
+            f" from (%L) to (maxvalue)', audit.day_start({TODAY} - 30)); end $$".encode()
+        )
+    document.execute("insert into document (workspace_id) values ('acme'), ('acme')")
+    document.execute("select audit.maintain()")
+    document.execute("insert into document (workspace_id) values ('acme'), ('acme')")
+    assert days(document) == [(-30, 2), *((day, day + 1) for day in range(2, 31)), (31, None)]
+    assert days(document, "change") == days(document)
+    assert trail(document, "row_count") == [(2,), (2,)]
+    assert count(document, "select count(*) from audit.change") == 4
+    assert count(document, "select (audit.maintain()->>'days_made')::integer") == 0
+
+
+def make_past(db: Connection, number: int) -> None:
+    """Make days -number .. -2 with one entry and two changes each, as the superuser."""
+    db.execute(
+        f"""do $$
+        declare moment timestamptz; id uuid;
+        begin
+            for n in 2..{number} loop
+                perform audit.create_day({TODAY} - n);
+                moment := audit.day_start({TODAY} - n) + interval '12 hours';
+                id := audit.new_entry_id(moment);
+                insert into audit.entry (id, created_at, workspace_id, event, operation, resource_type, actor_type,
+                                         actor_id, actor_name, row_count, database_user, transaction_id)
+                values (id, moment, 'acme', 'resource_updated', 'UPDATE', 'document', 'system', 'system', 'system', 2,
+                        'x', '1');
+                insert into audit.change (entry_id, created_at, workspace_id)
+                values (id, moment, 'acme'), (id, moment, 'acme');
+            end loop;
+        end $$""".encode()
+    )
+
+
+@pytest.mark.parametrize("login", ["maintainer", "postgres"])
+def test_days_past_retention_are_dropped_and_leave_an_entry_each(
+    database: Database, db: Connection, login: str
+) -> None:
+    make_past(db, 94)
+    with ThreadPoolExecutor() as threads:
+        runs = list(threads.map(maintain, [database.url(login)] * 2))
+    assert sorted(day for run in runs for day in run.days_dropped) == [
+        row[0]
+        for row in db.execute(
+            f"select to_char({TODAY} - n, '\"entry_\"YYYYMMDD') from generate_series(94, 91, -1) n".encode()
+        )
+    ]
+    assert days(db) == [*((day, day + 1) for day in range(-90, -1)), *PREPARED]
+    assert days(db, "change") == days(db)
+    assert (
+        own_events(db, "event, context->'details'")
+        == [("day_dropped", {"entries": 1, "changes": 2, "digest": None})] * 4
+    )
+
+
+def test_audit_maintain_drops_the_same_days(db: Connection) -> None:
+    make_past(db, 92)
+    row = db.execute("select audit.maintain()").fetchone()
+    assert row is not None
+    assert len(row[0]["days_dropped"]) == 2
+    assert days(db) == [*((day, day + 1) for day in range(-90, -1)), *PREPARED]
+
+
+def test_a_shorter_retention_drops_more(database: Database, db: Connection) -> None:
+    make_past(db, 5)
+    db.execute("update audit.upkeep set retention_days = 3")
+    assert len(maintain(database.url("maintainer")).days_dropped) == 2
+    assert days(db)[0] == (-3, -2)
+
+
+def test_a_detach_that_was_killed_half_way_is_finished(database: Database, db: Connection) -> None:
+    make_past(db, 92)
+    name = db.execute(f"select to_char({TODAY} - 92, 'YYYYMMDD')".encode()).fetchone()
+    assert name is not None
+    db.execute(f"alter table audit.change detach partition audit.change_{name[0]}".encode())
+    db.execute(f"alter table audit.entry detach partition audit.entry_{name[0]}".encode())
+    assert f"entry_{name[0]}" in maintain(database.url("maintainer")).days_dropped
+    assert count(db, f"select count(*) from pg_class where relname like '%{name[0]}%'") == 0
+
+
+def test_a_day_that_is_not_past_retention_cannot_be_dropped(database: Database, db: Connection) -> None:
+    make_past(db, 2)
+    name = db.execute(f"select to_char({TODAY} - 2, '\"entry_\"YYYYMMDD')".encode()).fetchone()
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="is not past retention"):
+        database.connect("maintainer").execute("select audit.drop_day(%s)", name)
+
+
+def test_many_runners_at_once_are_safe_and_one_works(database: Database, db: Connection) -> None:
+    with db.transaction():
+        db.execute("select pg_advisory_xact_lock(hashtext('pg_daybook'), hashtext('upkeep'))")
+        assert maintain(database.url("maintainer")) == Run(ran=False)
+        assert database.connect("maintainer").execute("select audit.maintain()").fetchone() == ({"ran": False},)
+
+
+def test_upkeep_waits_for_nobody_long(database: Database, db: Connection) -> None:
+    db.execute("update audit.upkeep set days_ahead = 31")
+    reader = database.connect("dba", autocommit=False)
+    reader.execute("select count(*) from audit.entry")
+    row = db.execute("select audit.maintain()->>'problem'").fetchone()
+    assert row == ("days ahead: the log was busy; the next run tries again",)
+    assert days(db) == PREPARED
+
+
+def test_status_tells_how_upkeep_stands(database: Database, document: Connection) -> None:
+    maintain(database.url("maintainer"))
+    state = status(database.url("dba"))
+    ahead = document.execute(f"select ({TODAY} + 30)::text, ({TODAY} - 1)::text".encode()).fetchone()
+    assert (state.version, state.last_problem, state.is_late, state.retention_days, state.entries_beyond) == (
+        "0001",
+        None,
+        False,
+        90,
+        0,
+    )
+    assert (state.prepared_until, state.oldest_day) == ahead
+    assert [(table.table, table.kind) for table in state.tracked_tables] == [("public.document", "resource")]
+    assert state.is_well
+
+
+def daybook(database: Database, *arguments: str, user: str = "maintainer") -> subprocess.CompletedProcess[str]:
+    environment = {"DAYBOOK_DATABASE_URL": database.url(user), "PYTHONPATH": "api", "PATH": ""}
+    return subprocess.run(
+        [sys.executable, "-m", "daybook", *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_late_upkeep_makes_status_exit_with_1(database: Database, db: Connection) -> None:
+    db.execute("update audit.upkeep set last_run_at = clock_timestamp() - interval '3 days'")
+    result = daybook(database, "status", "--json")
+    assert (result.returncode, json.loads(result.stdout)["is_late"]) == (1, True)
+    assert daybook(database, "maintain").returncode == 0
+    assert daybook(database, "status").returncode == 0
+
+
+def test_a_bypassed_table_makes_status_exit_with_1_and_name_the_mend(database: Database, document: Connection) -> None:
+    document.execute("alter table document disable trigger audit_update")
+    result = daybook(database, "status")
+    assert result.returncode == 1
+    assert "mend: alter table public.document enable always trigger audit_update" in result.stdout

@@ -1,0 +1,367 @@
+"""The plain page at /settings/audit-log: signing in, sentences, filters, paging, its states, and hostile text.
+
+It must not depend on how the page looks.
+"""
+
+import html
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.conftest import Database
+from tests.reading import (
+    ADMIN,
+    MEMBER,
+    PAGE,
+    STRANGER,
+    Client,
+    add_changes,
+    add_entry,
+    add_key,
+    add_keys,
+    key_for,
+    opened,
+    today,
+)
+
+Connection = psycopg.Connection[Any]
+SIGNED_IN = {"Cookie": f"daybook_key={ADMIN}"}
+
+
+@pytest.fixture
+def web(database: Database, db: Connection) -> Iterator[Client]:
+    add_keys(db)
+    with opened(database) as client:
+        yield client
+
+
+def text_of(web: Client, address: str = "") -> str:
+    """The words of a page, as a reader without style sheets gets them."""
+    answer = web.get(PAGE + address, headers=SIGNED_IN)
+    assert answer.status_code == 200, answer.text
+    return words(answer.text)
+
+
+def words(page: str) -> str:
+    """The words of a page's main part, without its tags."""
+    main = page.partition('<main id="content">')[2]
+    return re.sub(
+        r"\s+", " ", html.unescape(re.sub(r"<[^>]*>", "", re.sub(r"<select.*?</select>", "", main, flags=re.S)))
+    )
+
+
+# Signing in
+
+
+def test_who_is_not_signed_in_is_asked_to(web: Client) -> None:
+    answer = web.get(PAGE + "?days=7&user=Ada")
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/settings/audit-log/sign-in?days=7&user=Ada")
+
+
+def test_signing_in_keeps_the_key_where_no_script_and_no_other_site_gets_it(web: Client) -> None:
+    answer = web.post(PAGE + "/sign-in", data={"key": f" {ADMIN}\n", "back": "days=7&user=Ada"})
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/settings/audit-log?days=7&user=Ada")
+    assert answer.headers["Set-Cookie"] == f"daybook_key={ADMIN}; HttpOnly; Path=/settings/audit-log; SameSite=strict"
+
+
+def test_the_cookie_is_for_https_alone_where_the_page_is(database: Database, db: Connection) -> None:
+    add_keys(db)
+    with opened(database, public_url="https://audit.example") as web:
+        answer = web.post(PAGE + "/sign-in", data={"key": ADMIN})
+    assert "; Secure" in answer.headers["Set-Cookie"]
+
+
+def test_where_to_go_after_signing_in_is_never_another_site(web: Client) -> None:
+    answer = web.post(PAGE + "/sign-in", data={"key": ADMIN, "back": "//evil.example/\r\nX: y"})
+    assert answer.headers["Location"] == "/settings/audit-log?%2F%2Fevil.example%2F%0D%0AX%3A+y="
+
+
+@pytest.mark.parametrize("key", [key_for("u"), "", "x", "<script>"])
+def test_a_wrong_key_is_refused_with_a_sentence(web: Client, key: str) -> None:
+    answer = web.post(PAGE + "/sign-in", data={"key": key})
+    assert (answer.status_code, "Set-Cookie" in answer.headers) == (403, False)
+    assert "This key is not valid." in words(answer.text)
+
+
+def test_a_member_is_told_that_his_role_does_not_read(web: Client) -> None:
+    answer = web.post(PAGE + "/sign-in", data={"key": MEMBER})
+    assert (answer.status_code, "Set-Cookie" in answer.headers) == (403, False)
+    assert "This key's role may not read the audit log." in words(answer.text)
+
+
+def test_a_member_s_cookie_does_not_read_either(web: Client) -> None:
+    answer = web.get(PAGE, headers={"Cookie": f"daybook_key={MEMBER}"})
+    assert answer.status_code == 403
+    assert "Not allowed This key's role may not read the audit log." in words(answer.text)
+
+
+def test_a_revoked_key_is_signed_out_with_the_next_request(web: Client, db: Connection) -> None:
+    db.execute("select audit.revoke_key('aaaaaaaa')")
+    assert web.get(PAGE, headers=SIGNED_IN).headers["Location"] == "/settings/audit-log/sign-in"
+
+
+def test_signing_out_forgets_the_key(web: Client) -> None:
+    answer = web.post(PAGE + "/sign-out", headers=SIGNED_IN)
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/settings/audit-log/sign-in")
+    assert answer.headers["Set-Cookie"].startswith('daybook_key=""; HttpOnly; Max-Age=0; Path=/settings/audit-log;')
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Sec-Fetch-Site": "cross-site"}, {"Origin": "http://evil.example"}, {"Origin": "null"}]
+)
+@pytest.mark.parametrize("path", ["/sign-in", "/sign-out"])
+def test_a_form_that_another_site_sends_is_refused(web: Client, headers: dict[str, str], path: str) -> None:
+    answer = web.post(PAGE + path, data={"key": ADMIN}, headers=headers)
+    assert (answer.status_code, "Set-Cookie" in answer.headers) == (403, False)
+
+
+@pytest.mark.parametrize("headers", [{"Sec-Fetch-Site": "same-origin"}, {"Origin": "http://log.example"}])
+def test_the_page_s_own_form_is_taken(web: Client, headers: dict[str, str]) -> None:
+    assert web.post(PAGE + "/sign-in", data={"key": ADMIN}, headers=headers).status_code == 303
+
+
+def test_a_form_of_impossible_size_is_refused(web: Client) -> None:
+    answer = web.post(PAGE + "/sign-in", data={"key": "x" * 100_000})
+    assert (answer.status_code, list(answer.json())) == (413, ["detail"])
+
+
+def test_there_is_nothing_to_get_where_one_signs_out(web: Client) -> None:
+    answer = web.get(PAGE + "/sign-out")
+    assert (answer.status_code, answer.text) == (405, '{"detail":"Method \\"GET\\" not allowed."}')
+    assert answer.headers["Allow"] == "OPTIONS, POST"
+
+
+# What it says
+
+
+def test_a_page_runs_no_script_and_loads_nothing_from_elsewhere(web: Client) -> None:
+    answer = web.get(PAGE, headers=SIGNED_IN)
+    assert answer.headers["Content-Security-Policy"] == (
+        "default-src 'none'; style-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+    )
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert re.findall(r"<script|<style|\sstyle=|\son[a-z]+=|https?:", answer.text) == []
+
+
+def test_the_style_sheet_is_served(web: Client) -> None:
+    [address] = re.findall(r'<link rel="stylesheet" href="([^"]+)">', web.get(PAGE + "/sign-in").text)
+    answer = web.get(address)
+    assert (answer.status_code, answer.headers["Content-Type"]) == (200, "text/css; charset=utf-8")
+
+
+@pytest.mark.parametrize(
+    ("columns", "sentence"),
+    [
+        ({"event": "resource_created", "operation": "INSERT"}, "created the document Revenue KPIs"),
+        ({"event": "resource_updated"}, "updated the document Revenue KPIs"),
+        ({"event": "documentation_updated"}, "updated the documentation of the document Revenue KPIs"),
+        (
+            {"event": "permission_granted", "context": {"subject": {"id": "7", "name": "Grace Hopper"}}},
+            "granted a permission on the document Revenue KPIs to Grace Hopper",
+        ),
+        ({"event": "permission_revoked"}, "revoked a permission on the document Revenue KPIs"),
+        (
+            {"event": "role_assigned", "resource_type": "user", "context": {"subject": {"id": "editor"}}},
+            "gave the user Revenue KPIs the role editor",
+        ),
+        ({"event": "role_unassigned", "resource_type": "user"}, "took a role from the user Revenue KPIs"),
+        ({"row_count": 1200, "resource_name": None, "resource_id": None}, "updated 1,200 rows of document"),
+        (
+            {"event": "resource_deleted", "operation": "TRUNCATE", "row_count": 9, "resource_id": None},
+            "deleted all 9 rows of document",
+        ),
+        ({"resource_name": None}, "updated the document 1"),
+        ({"event": "dashboard_view_exported"}, "exported dashboard view: the document Revenue KPIs"),
+        ({"event": "key_created", "resource_type": "audit_log"}, "created the key Revenue KPIs"),
+    ],
+)  # fmt: skip
+def test_an_entry_is_a_sentence(web: Client, db: Connection, columns: dict[str, Any], sentence: str) -> None:
+    add_entry(db, **{"resource_name": "Revenue KPIs", **columns})
+    assert f":00:00 Ada Lovelace {sentence} " in text_of(web)
+
+
+def test_entries_stand_under_their_day(web: Client, db: Connection) -> None:
+    add_entry(db, today(hours=-1))
+    add_entry(db, today(hours=-25))
+    page = text_of(web)
+    assert re.findall(r"\w+day, \d+ \w+ \d{4}", page) == [
+        f"{day:%A}, {day.day} {day:%B %Y}" for day in (today(hours=-1), today(hours=-25))
+    ]
+
+
+def test_an_entry_opens_to_its_values_before_and_after(web: Client, db: Connection) -> None:
+    add_entry(db, before={"title": "Old", "size": 1}, after={"title": "New", "size": None})
+    page = web.get(PAGE, headers=SIGNED_IN).text
+    assert "<details><summary>Before → after</summary>" in page
+    assert "Column Before After size 1 nothing title Old New" in words(page)
+
+
+def test_a_bulk_entry_leads_to_a_page_of_its_rows(web: Client, db: Connection) -> None:
+    bulk = add_entry(db, resource_id=None, row_count=60)
+    add_changes(db, bulk, range(1, 61))
+    assert f'<a href="/settings/audit-log/entry/{bulk}">See the 60 rows</a>' in web.get(PAGE, headers=SIGNED_IN).text
+    first, second = text_of(web, f"/entry/{bulk}"), text_of(web, f"/entry/{bulk}?page=2")
+    assert "Document 1 (1) Column Before After size 1 2 Document 2 (2)" in first
+    assert "Document 60 (60) Column Before After size 60 61" in second
+
+
+def test_an_entry_of_another_workspace_is_not_found(web: Client, db: Connection) -> None:
+    entry = add_entry(db)
+    answer = web.get(f"{PAGE}/entry/{entry}", headers={"Cookie": f"daybook_key={STRANGER}"})
+    assert (answer.status_code, "There is no such entry" in words(answer.text)) == (404, True)
+
+
+def test_the_pages_are_linked_with_their_filters(web: Client, db: Connection) -> None:
+    [add_entry(db, today(hours=-1, seconds=second)) for second in range(51)]
+    page = web.get(PAGE + "?user=42&days=7&page=", headers=SIGNED_IN).text
+    assert "Page 1 of 2" in words(page)
+    assert '<a rel="next" href="/settings/audit-log?days=7&amp;page=2&amp;user=42">Older →</a>' in page
+
+
+# Filters
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("?user=42", "A B C"),
+        ("?user=Ada+Lovelace", "A B C"),
+        ("?user=system", "D"),
+        ("?resource=7", "B D"),
+        ("?resource=Document+7", "D"),
+        ("?resource=B", "B"),
+        ("?type=resource", "B D"),
+        ("?type=documentation", "A"),
+        ("?type=permission", "C"),
+        ("?type=upkeep", "E"),
+        ("?days=1", "A B C"),
+        ("?user=&resource=&type=&days=90", "A B C D"),
+    ],
+)
+def test_the_four_filters_narrow_the_page(web: Client, db: Connection, query: str, found: str) -> None:
+    recent = db.execute("select date_trunc('second', now()) - interval '1 minute'").fetchone()[0]  # type: ignore[index]
+    add_entry(db, recent, event="documentation_updated", resource_name="A")
+    add_entry(db, recent, resource_id="7", resource_name="B")
+    add_entry(db, recent, event="permission_granted", resource_name="C")
+    bulk = add_entry(db, today(hours=-49), resource_id=None, row_count=2, actor_id="system", actor_name="system")
+    add_changes(db, bulk, range(7, 9))
+    add_entry(db, today(hours=-49), event="log_viewed", resource_type="audit_log", actor_name="E", actor_id="9")
+    marks = {"documentation of the document A": "A", "the document B": "B", "on the document C": "C"}
+    marks |= {"updated 2 rows of document": "D", "E viewed the log": "E"}
+    page = text_of(web, query)
+    assert " ".join(mark for words, mark in marks.items() if words in page) == found
+
+
+def test_the_filters_stand_in_their_fields(web: Client) -> None:
+    page = web.get(PAGE + "?user=Ada&resource=7&type=role&days=30", headers=SIGNED_IN).text
+    assert '<input name="user" value="Ada"' in page
+    assert '<input name="resource" value="7"' in page
+    assert '<option value="role" selected>' in page
+    assert '<option value="30" selected>' in page
+
+
+# States
+
+
+def test_an_empty_log_says_so(web: Client) -> None:
+    assert "Nothing has been logged yet." in text_of(web)
+
+
+def test_filters_that_match_nothing_say_so(web: Client, db: Connection) -> None:
+    add_entry(db)
+    assert "Nothing matches these filters." in text_of(web, "?user=nobody")
+
+
+@pytest.mark.parametrize("query", ["days=x", "type=everything", "user=a%00b", "resource=%ff"])
+def test_filters_that_cannot_be_read_are_named(web: Client, query: str) -> None:
+    answer = web.get(f"{PAGE}?{query}", headers=SIGNED_IN)
+    assert (answer.status_code, "These filters cannot be read:" in words(answer.text)) == (400, True)
+
+
+def test_a_page_past_the_end_is_not_found(web: Client) -> None:
+    answer = web.get(PAGE + "?page=2", headers=SIGNED_IN)
+    assert (answer.status_code, "The list ends before this page." in words(answer.text)) == (404, True)
+
+
+def test_a_log_that_cannot_be_read_is_no_empty_page(database: Database, db: Connection) -> None:
+    add_keys(db)
+    with opened(database, statement_timeout=0.2) as web, database.connect(autocommit=False) as writer:
+        writer.execute("lock table audit.entry in access exclusive mode")
+        answer = web.get(PAGE, headers=SIGNED_IN)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+    assert "Could not read The log cannot be read at the moment." in words(answer.text)
+
+
+def test_the_unexpected_is_shown_without_a_trace_of_it(database: Database, db: Connection) -> None:
+    add_keys(db)
+    db.execute("alter view audit.timeline rename to timeline_of_old")
+    with opened(database) as web:
+        answer = web.get(PAGE, headers=SIGNED_IN)
+    assert (answer.status_code, "timeline_of_old" in answer.text) == (500, False)
+    assert "Something went wrong; it has been logged." in words(answer.text)
+
+
+# Every value from the log is hostile text
+
+HOSTILE = "\"><img src=x onerror=alert(1)>'&<b>"
+
+
+def test_markup_in_the_log_is_text_on_the_page(web: Client, db: Connection) -> None:
+    add_key(db, key_for("h"), HOSTILE, "admin")
+    entry = add_entry(
+        db,
+        workspace_id=HOSTILE,
+        resource_id=HOSTILE,
+        resource_name=HOSTILE,
+        resource_type=HOSTILE,
+        event="x_" + "y" * 20,
+        actor_id=HOSTILE,
+        actor_name=HOSTILE,
+        before={HOSTILE: HOSTILE},
+        after={HOSTILE: {HOSTILE: [HOSTILE]}},
+        context={"reason": HOSTILE, "subject": {"id": HOSTILE, "name": HOSTILE}},
+    )
+    signed_in = {"Cookie": f"daybook_key={key_for('h')}"}
+    pages = web.get(PAGE, headers=signed_in).text + web.get(f"{PAGE}/entry/{entry}", headers=signed_in).text
+    assert "&lt;img src=x onerror=alert(1)&gt;" in pages
+    assert re.findall(r"<img|<b>", pages) == []
+
+
+def test_markup_in_the_address_is_text_on_the_page(web: Client) -> None:
+    page = web.get(PAGE, params={"user": HOSTILE, "resource": HOSTILE, HOSTILE: HOSTILE}, headers=SIGNED_IN).text
+    assert re.findall(r"<img|<b>", page) == []
+    page = web.get(PAGE + "/sign-in", params={"user": HOSTILE}).text
+    assert re.findall(r"<img|<b>", page) == []
+
+
+def test_characters_that_deceive_the_eye_are_written_out(web: Client, db: Connection) -> None:
+    add_entry(db, resource_name="invoice\u202efdp.exe\u0007\u2066", actor_name="A\u200bda")
+    page = text_of(web)
+    assert "A⟦U+200B⟧da updated the document invoice⟦U+202E⟧fdp.exe⟦U+0007⟧⟦U+2066⟧" in page
+
+
+def test_a_megabyte_in_one_field_makes_no_megabyte_page(web: Client, db: Connection) -> None:
+    big = "x" * 1_000_000
+    add_entry(
+        db,
+        resource_id="x" * 2000,
+        resource_name=big,
+        actor_id=big,
+        actor_name=big,
+        after={big: big, "b": big},
+        context={"reason": big},
+    )
+    assert len(web.get(PAGE, headers=SIGNED_IN).text) < 20_000
+
+
+def test_values_of_any_depth_are_shown(web: Client, db: Connection) -> None:
+    db.execute("set max_stack_depth = '2MB'")
+    deep = "[" * 3000 + "]" * 3000
+    entry = add_entry(db, after={"a": 1})
+    db.execute("alter table audit.entry disable trigger entry_is_never_altered")
+    db.execute("update audit.entry set after = jsonb_build_object('deep', %s::jsonb) where id = %s", [deep, entry])
+    assert f"deep nothing {'[' * 500}…" in text_of(web)

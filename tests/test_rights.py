@@ -1,0 +1,170 @@
+"""Who may do what: shown with real logins that try."""
+
+import psycopg
+import pytest
+
+from tests.conftest import Database
+from tests.trail import Connection, count, trail
+
+
+@pytest.fixture
+def document(db: Connection) -> Connection:
+    """Two workspaces with two entries each, one of them bulk."""
+    db.execute("create table document (id integer primary key, workspace_id text, title text)")
+    db.execute("select audit.enable_tracking('document')")
+    for workspace, first in (("acme", 1), ("other", 11)):
+        values = [first, workspace, first + 1, workspace]
+        db.execute("insert into document values (%s, %s, 'T'), (%s, %s, 'T')", values)
+        db.execute("update document set title = 'U' where id = %s", [first])
+    return db
+
+
+@pytest.mark.parametrize("user", ["app_user", "app_owner", "installer"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "select * from audit.entry",
+        "select * from audit.timeline",
+        "select * from audit.tracked_table",
+        "select * from audit.api_key",
+        "insert into audit.entry select * from audit.entry",
+        "delete from audit.entry",
+        "select audit.maintain()",
+        "select audit.write_event('log_viewed', 'x', null, null)",
+        "select audit.find_key('x')",
+        "select audit.create_key('x', 'x', 'x', 'x', 'admin')",
+        "select audit.compile_tracking(1, 'document'::regclass)",
+        "select audit.follow_table(1, 'x')",
+        "select audit.drop_day('entry_20260314')",
+        "select setval('audit.floor', 1)",
+        "truncate audit.entry",
+        "set role audit_owner",
+        "set role audit_capture",
+    ],
+)
+def test_application_roles_get_nothing(database: Database, document: Connection, user: str, statement: str) -> None:
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        database.connect(user).execute(statement.encode())
+
+
+def test_a_reader_sees_the_workspace_named_in_the_transaction_and_no_other(
+    database: Database, document: Connection
+) -> None:
+    reader = database.connect("reader", autocommit=False)
+    reader.execute("select set_config('audit.reader_workspace', 'acme', true)")
+    seen = reader.execute("select distinct workspace_id from audit.timeline").fetchall()
+    seen_rows = reader.execute("select distinct workspace_id from audit.timeline_change").fetchall()
+    assert (seen, seen_rows) == ([("acme",)], [("acme",)])
+
+
+def test_a_reader_that_names_no_workspace_sees_nothing(database: Database, document: Connection) -> None:
+    document.execute("select audit.record('system_started', 'server')")
+    reader = database.connect("reader")
+    assert count(reader, "select count(*) from audit.timeline") == 0
+    assert count(reader, "select count(*) from audit.timeline_change") == 0
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "select * from audit.entry_beyond",
+        "select * from audit.api_key",
+        "select * from audit.tracked_table",
+        "insert into audit.entry select * from audit.entry",
+        "update audit.entry set event = 'x'",
+        "delete from audit.entry",
+        "truncate audit.entry",
+        "select audit.check()",
+        "select audit.list_keys()",
+        "set role audit_dba",
+    ],
+)
+def test_a_reader_may_do_nothing_else(database: Database, document: Connection, statement: str) -> None:
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        database.connect("reader").execute(statement.encode())
+
+
+def test_switching_row_security_off_shows_a_reader_nothing(database: Database, document: Connection) -> None:
+    reader = database.connect("reader")
+    reader.execute("set row_security = off")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        reader.execute("select * from audit.timeline")
+
+
+def test_a_dba_reads_everything_partitions_included(database: Database, document: Connection) -> None:
+    dba = database.connect("dba")
+    assert count(dba, "select count(*) from audit.timeline") == count(document, "select count(*) from audit.entry")
+    today = document.execute("select to_char(clock_timestamp() at time zone 'UTC', 'YYYYMMDD')").fetchone()
+    assert today is not None
+    assert count(dba, f"select count(*) from audit.entry_{today[0]}") > 0
+    assert dba.execute("select prefix, name from audit.api_key").fetchall() == []
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        dba.execute("select digest from audit.api_key")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "update audit.entry set event = 'x'",
+        "delete from audit.entry",
+        "truncate audit.entry",
+        "truncate audit.entry_{today}",
+        "update audit.entry_{today} set actor_id = 'x'",
+        "update audit.change set before = null",
+        "delete from audit.change",
+        "truncate audit.change",
+    ],
+)
+def test_not_even_the_owner_alters_an_entry(document: Connection, statement: str) -> None:
+    today = document.execute("select to_char(clock_timestamp() at time zone 'UTC', 'YYYYMMDD')").fetchone()
+    assert today is not None
+    document.execute("set role audit_owner")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="the audit log is only ever added to"):
+        document.execute(statement.format(today=today[0]).encode())
+
+
+def test_capture_inserts_and_nothing_else(document: Connection) -> None:
+    found = document.execute(
+        "select c.relname, p.privilege from pg_class c, unnest(array['SELECT','INSERT','UPDATE','DELETE','TRUNCATE'])"
+        " p(privilege) where c.relnamespace = 'audit'::regnamespace and c.relkind in ('r', 'p', 'v', 'S')"
+        " and has_table_privilege('audit_capture', c.oid, p.privilege) order by 1, 2"
+    ).fetchall()
+    assert found == [("change", "INSERT"), ("entry", "INSERT"), ("floor", "SELECT")]
+    assert document.execute("select has_schema_privilege('audit_capture', 'audit', 'create')").fetchone() == (False,)
+    owners = document.execute(
+        "select distinct proowner::regrole::text, prosecdef from pg_proc"
+        " where pronamespace = 'audit'::regnamespace and proname ~ '^capture_[0-9]+$'"
+    ).fetchall()
+    assert owners == [("audit_capture", True)]
+
+
+def test_the_owner_of_a_type_gains_nothing_by_casts_of_his_own(database: Database, db: Connection) -> None:
+    owner = database.connect("app_owner")
+    owner.execute("create type mood as enum ('fine')")
+    owner.execute("create table loot (who text)")
+    owner.execute("grant insert on loot to public")
+    owner.execute(
+        "create function steal(mood) returns json language plpgsql as $$ begin"
+        " insert into public.loot values (current_user); return '1'; end $$"
+    )
+    owner.execute("create cast (mood as json) with function steal(mood)")
+    owner.execute(
+        "create function steal_text(mood) returns text language plpgsql as $$ begin"
+        " insert into public.loot values (current_user); return '1'; end $$"
+    )
+    owner.execute("create cast (mood as text) with function steal_text(mood) as assignment")
+    owner.execute("create type pair as (m mood)")
+    owner.execute(
+        "create table trap (id mood primary key, workspace_id mood, many mood[], p pair,"
+        " a integer, unique (workspace_id))"
+    )
+    owner.execute("select audit.enable_tracking('trap', resource_name_column => 'id', subject_column => 'id')")
+    owner.execute("insert into trap values ('fine', 'fine', '{fine}', '(fine)')")
+    owner.execute("update trap set a = 1")
+    owner.execute("delete from trap")
+    assert trail(db, "operation, workspace_id, resource_id") == [
+        ("INSERT", "fine", "fine"),
+        ("UPDATE", "fine", "fine"),
+        ("DELETE", "fine", "fine"),
+    ]
+    assert db.execute("select who from loot").fetchall() == []
