@@ -281,8 +281,8 @@ def test_a_value_over_the_limit_is_cut_with_its_size_and_digest(db: Connection) 
 def test_an_id_of_any_length_fails_no_write(db: Connection) -> None:
     db.execute("create table note (id integer primary key, name text)")
     db.execute(
-        "select audit.enable_tracking('note', 'permission', resource_id_columns => '{name}', workspace_column => 'name',"
-        " resource_name_column => 'name', subject_column => 'name')"
+        "select audit.enable_tracking('note', 'permission', resource_id_columns => '{name}',"
+        " workspace_column => 'name', resource_name_column => 'name', subject_column => 'name')"
     )
     # Not repeat(): it must not be compressible into what an index can hold.
     db.execute("insert into note select 1, string_agg(md5(n::text), '') from generate_series(1, 1000) n")

@@ -466,7 +466,7 @@ def test_in_a_broken_transaction_the_error_is_django_s(site: Connection, ada: An
 
 
 def test_a_connection_that_is_lost_is_django_s_error(site: Connection, ada: Any) -> None:
-    site.execute("select pg_terminate_backend(pid, 1000) from pg_stat_activity where usename = 'app_owner'")
+    site.execute("select pg_terminate_backend(%s, 1000)", [connection.connection.info.backend_pid])
     with pytest.raises(OperationalError):
         respond(create("a"), ada)
 

@@ -3,4 +3,7 @@
 This module must not import the web application: it is imported by the application that is audited.
 """
 
+from .actors import actor
+
+__all__ = ["__version__", "actor"]
 __version__ = "0.1.0"

@@ -110,7 +110,8 @@ def _examples(server: Server, values: dict[str, str]) -> list[str]:
     """Lines to paste into a shell: what the log holds, what touched one resource, what a member sees, a write."""
     with psycopg.connect(values["DBA"]) as dba:
         row = dba.execute(
-            "select resource_id from audit.timeline where workspace_id = %s and resource_type = 'document' and resource_id is not null"
+            "select resource_id from audit.timeline"
+            " where workspace_id = %s and resource_type = 'document' and resource_id is not null"
             " group by 1 having bool_or(event like 'permission%%') order by count(*) desc limit 1",
             [FIRST_WORKSPACE],
         ).fetchone()
