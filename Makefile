@@ -8,7 +8,7 @@ VERSION := 0.1.0
 UV := uv==0.13.9
 WORKERS ?= 2
 CODE := $(wildcard api tests migrations bench requirements)
-PYTEST := $(PYTHON) -m pytest -n $(WORKERS)
+PYTEST := $(PYTHON) -m pytest -n $(WORKERS) --dist loadgroup
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
@@ -29,7 +29,7 @@ test: $(VENV)/.dev ## run the tests on the newest embedded PostgreSQL (PG=15 tak
 	@$(PYTEST) $(ARGS)
 
 test-all: $(VENV)/.dev ## run the tests on each PostgreSQL found (PG="15 18": on these)
-	@$(PYTHON) -m tests.on_every_server -n $(WORKERS) $(ARGS)
+	@$(PYTHON) -m tests.on_every_server -n $(WORKERS) --dist loadgroup $(ARGS)
 
 lint: $(VENV)/.dev ## check style, format and types
 	@$(PYTHON) -m ruff check $(CODE)

@@ -24,6 +24,7 @@ create table audit.tracked_table (
     relation_oid oid not null,
     column_numbers jsonb not null default '{}',
     compiled_digest text,
+    readable_paths text[] not null default '{}',
     constraint tracked_table_has_a_number primary key (id),
     constraint table_is_tracked_once unique (table_schema, table_name),
     constraint kind_is_known check (kind in ('resource', 'permission', 'role')),
@@ -57,6 +58,7 @@ comment on column audit.tracked_table.missing_actor is 'system: a write without 
 comment on column audit.tracked_table.enabled_at is 'When tracking was turned on first. Never null.';
 comment on column audit.tracked_table.relation_oid is 'OID of the table when it was last compiled; another one after a restore. Never null.';
 comment on column audit.tracked_table.column_numbers is 'Column names and their numbers when last compiled: shows a rename. Never null.';
+comment on column audit.tracked_table.readable_paths is 'The lookups (fk_column.column) that could be read when last compiled. Never null.';
 comment on column audit.tracked_table.compiled_digest is 'MD5 of the compiled function''s text. Null: not compiled.';
 
 create function audit.own_events()

@@ -223,6 +223,17 @@ $function$;
 comment on function audit.find_lookup(oid, text) is
     'Follows fk_column.column over a foreign key of one column; problem says why capture cannot use it, null when it can.';
 
+create function audit.readable_paths(tracked audit.tracked_table, relation oid)
+    returns text[]
+    language sql
+    stable
+begin atomic
+    select coalesce(array_agg(distinct p.path order by p.path), '{}')
+    from unnest(array[tracked.workspace_column, tracked.resource_name_column, tracked.subject_column]) p(path)
+    where p.path like '%.%' and (audit.find_lookup(relation, p.path)).problem is null;
+end;
+comment on function audit.readable_paths(audit.tracked_table, oid) is 'The lookups of a tracked table that capture can read now.';
+
 create function audit.column_or_lookup_sql(alias text, relation oid, path text, length text)
     returns text
     language plpgsql

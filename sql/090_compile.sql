@@ -141,12 +141,11 @@ begin
         audit.shape_sql(format('to_regclass(%L)', n.parent_name)), audit.table_shape(l.parent), n.schema_name, n.parent_name,
         l.parent_key, l.parent_column), ' and '))
     into shape_check
-    from unnest(array[tracked.workspace_column, tracked.resource_name_column, tracked.subject_column]) p(path)
+    from unnest(audit.readable_paths(tracked, relation)) p(path)
     cross join lateral audit.find_lookup(relation, p.path) l
     cross join lateral (
         select s.nspname as schema_name, format('%I.%I', s.nspname, c.relname) as parent_name
-        from pg_class c join pg_namespace s on s.oid = c.relnamespace where c.oid = l.parent) n
-    where p.path like '%.%' and l.problem is null;
+        from pg_class c join pg_namespace s on s.oid = c.relnamespace where c.oid = l.parent) n;
 
     if tracked.missing_actor = 'refuse' then
         actor_check := format($sql$

@@ -246,8 +246,8 @@ begin
 
     if known.id is null then
         perform audit.write_event('tracking_enabled', format('%I.%I', schema_name, relation_name), tracked.workspace, settings);
-    elsif to_jsonb(known) - '{compiled_digest,column_numbers,relation_oid}'::text[]
-          <> (select to_jsonb(t) - '{compiled_digest,column_numbers,relation_oid}'::text[] from audit.tracked_table t where t.id = tracked.id) then
+    elsif to_jsonb(known) - '{compiled_digest,column_numbers,relation_oid,readable_paths}'::text[]
+          <> (select to_jsonb(t) - '{compiled_digest,column_numbers,relation_oid,readable_paths}'::text[] from audit.tracked_table t where t.id = tracked.id) then
         perform audit.write_event('tracking_changed', format('%I.%I', schema_name, relation_name), tracked.workspace, settings);
     end if;
     return function_name;
@@ -295,6 +295,7 @@ as %L$sql$, function_name, body);
                           tracked.table_schema, tracked.table_name));
     update audit.tracked_table t
     set compiled_digest = md5(body),
+        readable_paths = audit.readable_paths(tracked, relation),
         relation_oid = relation,
         column_numbers = coalesce((select jsonb_object_agg(a.attname, a.attnum)
                           from pg_attribute a

@@ -115,7 +115,7 @@ $function$;
 comment on function audit.follow_table(bigint, text) is
     'Brings settings and capture function of one tracked table up to its table as it is now. With a command, a real change is recorded as table_altered. Returns whether the function changed.';
 
-create function audit.follow_tables(touched oid[], command text, lookups_too boolean)
+create function audit.follow_tables(touched oid[], command text)
     returns void
     language plpgsql
     security definer
@@ -132,7 +132,10 @@ begin
         where t.relation_oid = any(touched)
            or (n.nspname, c.relname) is distinct from (t.table_schema::name, t.table_name::name)
            or (concat(t.workspace_column, t.resource_name_column, t.subject_column) like '%.%'
-               and (lookups_too
+               -- A schema, extension or operator that moved stands in the compiled text; what else made a lookup readable or
+               -- unreadable (GRANT names no object) shows in the lookup itself.
+               and (command in ('ALTER SCHEMA', 'ALTER EXTENSION', 'ALTER OPERATOR')
+                    or (command <> 'ALTER TABLE' and audit.readable_paths(t, t.relation_oid) <> t.readable_paths)
                     or exists (select from pg_constraint f
                                where f.conrelid = t.relation_oid and f.contype = 'f' and f.confrelid = any(touched))))
         order by t.id
@@ -146,8 +149,8 @@ begin
     end loop;
 end
 $function$;
-comment on function audit.follow_tables(oid[], text, boolean) is
-    'Follows a DDL command on the given relations; lookups_too: also every table that looks names or workspaces up elsewhere.';
+comment on function audit.follow_tables(oid[], text) is
+    'Follows a DDL command: the given relations, the tables that look names or workspaces up in them, and those that the command moved.';
 
 create function audit.follow_ddl()
     returns event_trigger
@@ -161,7 +164,7 @@ begin
     select coalesce(array_agg(objid), '{}') into touched
     from pg_event_trigger_ddl_commands()
     where classid = 'pg_class'::regclass and schema_name is distinct from 'pg_temp';
-    perform audit.follow_tables(touched, tg_tag, tg_tag <> 'ALTER TABLE');
+    perform audit.follow_tables(touched, tg_tag);
 end
 $function$;
 comment on function audit.follow_ddl() is 'Event trigger: compiles capture functions anew when their tables, or those they look things up in, change.';
@@ -191,7 +194,7 @@ begin
     where classid = 'pg_class'::regclass and not is_temporary;
     -- ALTER TABLE is followed at its end, when the whole command is done.
     if tg_tag <> 'ALTER TABLE' and touched <> '{}' then
-        perform audit.follow_tables(touched, tg_tag, true);
+        perform audit.follow_tables(touched, tg_tag);
     end if;
 end
 $function$;

@@ -3,6 +3,8 @@
 It must not test what the database does with the settings: that is test_actor_settings' part.
 """
 
+import gc
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -679,6 +681,16 @@ def test_a_session_whose_flush_failed_keeps_its_error(engine: sqlalchemy.Engine,
         session.add(Note(text="b"))
         session.commit()
     assert trail.who() == {"b": "system"}
+
+
+def test_a_block_keeps_no_connection_of_a_session_alive(engine: sqlalchemy.Engine, trail: Trail) -> None:
+    with orm.Session(engine) as session, actor(session, "ada"):
+        session.add(Note(text="a"))
+        session.flush()
+        connection = weakref.ref(session.connection())
+        session.commit()
+        gc.collect()
+        assert connection() is None
 
 
 def test_a_session_joined_to_a_connection_s_transaction_puts_it_back(engine: sqlalchemy.Engine, trail: Trail) -> None:

@@ -11,6 +11,7 @@ from ipaddress import IPv4Address, IPv6Address
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import UUID
+from weakref import WeakKeyDictionary
 
 import psycopg
 import sqlalchemy
@@ -83,23 +84,24 @@ class Block(AbstractContextManager[None], AbstractAsyncContextManager[None]):
     def __init__(self, target: "_Target", settings: dict[str, str]) -> None:
         self._target = target
         self._settings = settings
-        self._leave: list[Callable[[], None]] = []
+        self._leave: Callable[[], None] | None = None
 
     def __enter__(self) -> None:
-        if self._leave:
+        if self._leave is not None:
             raise RuntimeError("this block is entered already; call daybook.actor again for another one")
         if isinstance(self._target, orm.Session):
-            self._enter_session(self._target)
+            self._leave = _follow_session(self._target, self._settings)
         elif isinstance(self._target, sqlalchemy.Connection):
-            self._enter_ledger(_sqlalchemy_ledger(self._target))
+            self._leave = _sqlalchemy_ledger(self._target).enter(self._settings)
         else:
-            self._enter_ledger(_psycopg_ledger(self._target))
+            self._leave = _psycopg_ledger(self._target).enter(self._settings)
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        while self._leave:
-            self._leave.pop()()
+        leave, self._leave = self._leave, None
+        if leave is not None:
+            leave()
 
     async def __aenter__(self) -> None:
         self.__enter__()
@@ -108,26 +110,6 @@ class Block(AbstractContextManager[None], AbstractAsyncContextManager[None]):
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.__exit__(exc_type, exc, traceback)
-
-    def _enter_ledger(self, ledger: "_Ledger") -> None:
-        page = ledger.enter(self._settings)
-        self._leave.append(lambda: ledger.leave(page))
-
-    def _enter_session(self, session: orm.Session) -> None:
-        """Follow the session to each connection that it begins a transaction on."""
-        entered: set[sqlalchemy.Connection] = set()
-
-        def begun(session: orm.Session, transaction: orm.SessionTransaction, connection: sqlalchemy.Connection) -> None:
-            if connection.dialect.name == "postgresql" and connection not in entered:
-                self._enter_ledger(_sqlalchemy_ledger(connection))
-                entered.add(connection)
-
-        transaction = session.get_transaction()
-        if transaction is not None:
-            for connection in {used[0] for used in transaction._connections.values()}:
-                begun(session, transaction, connection)
-        event.listen(session, "after_begin", begun)
-        self._leave.append(lambda: event.remove(session, "after_begin", begun))
 
 
 def _bare(given: Any) -> "_Target":
@@ -212,16 +194,17 @@ class _Ledger:
         self._held: dict[str, str] = {}
         self._outlives_savepoints = False
 
-    def enter(self, settings: dict[str, str]) -> _Page:
+    def enter(self, settings: dict[str, str]) -> Callable[[], None]:
+        """Add a block's settings, and return what takes them away again."""
         page = _Page(settings, dict(self.due))
         self.pages.append(page)
         self.due = self.due | settings
-        return page
 
-    def leave(self, page: _Page) -> None:
-        if page in self.pages:
+        def leave() -> None:
             self.pages.remove(page)
             self.due = page.under if page.before is None else page.before
+
+        return leave
 
     def begin(self) -> None:
         """Note that a transaction begins, in which nothing is set yet."""
@@ -375,6 +358,35 @@ def _follow_sqlalchemy(connection: sqlalchemy.Connection, ledger: _Ledger) -> No
         ledger.sent(tuple(row[: len(SETTINGS)]) if reads else None)
 
     event.listen(connection, "before_cursor_execute", before_statement)
+
+
+def _follow_session(session: orm.Session, settings: dict[str, str]) -> Callable[[], None]:
+    """Enter the session's connections, those to come included, and return what leaves them."""
+    # Weak: a session takes another connection for each transaction, and a block may last as long as the process.
+    leaving: WeakKeyDictionary[sqlalchemy.Connection, Callable[[], None]] = WeakKeyDictionary()
+
+    def enter(connection: sqlalchemy.Connection) -> None:
+        if connection.dialect.name == "postgresql" and connection not in leaving:
+            leaving[connection] = _sqlalchemy_ledger(connection).enter(settings)
+
+    def begun(_: orm.Session, __: orm.SessionTransaction, connection: sqlalchemy.Connection) -> None:
+        enter(connection)
+
+    def leave() -> None:
+        if event.contains(session, "after_begin", begun):
+            event.remove(session, "after_begin", begun)
+        for leave_connection in leaving.values():
+            leave_connection()
+
+    transaction = session.get_transaction()
+    try:
+        for connection in {used[0] for used in transaction._connections.values()} if transaction else ():
+            enter(connection)
+    except ValueError:
+        leave()
+        raise
+    event.listen(session, "after_begin", begun)
+    return leave
 
 
 def _refuse_autocommit(connection: sqlalchemy.Connection) -> None:

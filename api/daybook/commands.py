@@ -20,7 +20,6 @@ from daybook import __version__
 
 from . import keys, upkeep
 from .postgres import PostgresError
-from .schema import SchemaError, downgrade, migrate
 from .settings import SettingError, Settings
 
 DONE, FOUND, WRONG_USE, UNREACHABLE = 0, 1, 2, 3
@@ -33,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(options.run(options))
     except KeyboardInterrupt:
         return 130
-    except (SettingError, SchemaError, PostgresError) as error:
+    except (SettingError, PostgresError) as error:
         return _complain(str(error), WRONG_USE)
     except (psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction):
         return _complain("pg_daybook is not installed in this database; run: daybook migrate", WRONG_USE)
@@ -124,12 +123,18 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _migrate(options: argparse.Namespace) -> int:
+    # Imported here: Alembic and SQLAlchemy would make every other command start later.
+    from .schema import SchemaError, downgrade, migrate
+
     settings = _settings()
-    if options.downgrade:
-        downgrade(settings.conninfo, options.destroy_log)
-        _tell("the log is gone; schema audit holds its version table alone")
-    else:
-        _tell(f"schema audit is at version {migrate(settings.conninfo)}")
+    try:
+        if options.downgrade:
+            downgrade(settings.conninfo, options.destroy_log)
+            _tell("the log is gone; schema audit holds its version table alone")
+        else:
+            _tell(f"schema audit is at version {migrate(settings.conninfo)}")
+    except SchemaError as error:
+        return _complain(str(error), WRONG_USE)
     return DONE
 
 

@@ -699,6 +699,7 @@ create table audit.tracked_table (
     relation_oid oid not null,
     column_numbers jsonb not null default '{}',
     compiled_digest text,
+    readable_paths text[] not null default '{}',
     constraint tracked_table_has_a_number primary key (id),
     constraint table_is_tracked_once unique (table_schema, table_name),
     constraint kind_is_known check (kind in ('resource', 'permission', 'role')),
@@ -732,6 +733,7 @@ comment on column audit.tracked_table.missing_actor is 'system: a write without 
 comment on column audit.tracked_table.enabled_at is 'When tracking was turned on first. Never null.';
 comment on column audit.tracked_table.relation_oid is 'OID of the table when it was last compiled; another one after a restore. Never null.';
 comment on column audit.tracked_table.column_numbers is 'Column names and their numbers when last compiled: shows a rename. Never null.';
+comment on column audit.tracked_table.readable_paths is 'The lookups (fk_column.column) that could be read when last compiled. Never null.';
 comment on column audit.tracked_table.compiled_digest is 'MD5 of the compiled function''s text. Null: not compiled.';
 
 create function audit.own_events()
@@ -990,6 +992,17 @@ end
 $function$;
 comment on function audit.find_lookup(oid, text) is
     'Follows fk_column.column over a foreign key of one column; problem says why capture cannot use it, null when it can.';
+
+create function audit.readable_paths(tracked audit.tracked_table, relation oid)
+    returns text[]
+    language sql
+    stable
+begin atomic
+    select coalesce(array_agg(distinct p.path order by p.path), '{}')
+    from unnest(array[tracked.workspace_column, tracked.resource_name_column, tracked.subject_column]) p(path)
+    where p.path like '%.%' and (audit.find_lookup(relation, p.path)).problem is null;
+end;
+comment on function audit.readable_paths(audit.tracked_table, oid) is 'The lookups of a tracked table that capture can read now.';
 
 create function audit.column_or_lookup_sql(alias text, relation oid, path text, length text)
     returns text
@@ -1486,12 +1499,11 @@ begin
         audit.shape_sql(format('to_regclass(%L)', n.parent_name)), audit.table_shape(l.parent), n.schema_name, n.parent_name,
         l.parent_key, l.parent_column), ' and '))
     into shape_check
-    from unnest(array[tracked.workspace_column, tracked.resource_name_column, tracked.subject_column]) p(path)
+    from unnest(audit.readable_paths(tracked, relation)) p(path)
     cross join lateral audit.find_lookup(relation, p.path) l
     cross join lateral (
         select s.nspname as schema_name, format('%I.%I', s.nspname, c.relname) as parent_name
-        from pg_class c join pg_namespace s on s.oid = c.relnamespace where c.oid = l.parent) n
-    where p.path like '%.%' and l.problem is null;
+        from pg_class c join pg_namespace s on s.oid = c.relnamespace where c.oid = l.parent) n;
 
     if tracked.missing_actor = 'refuse' then
         actor_check := format($sql$
@@ -1870,8 +1882,8 @@ begin
 
     if known.id is null then
         perform audit.write_event('tracking_enabled', format('%I.%I', schema_name, relation_name), tracked.workspace, settings);
-    elsif to_jsonb(known) - '{compiled_digest,column_numbers,relation_oid}'::text[]
-          <> (select to_jsonb(t) - '{compiled_digest,column_numbers,relation_oid}'::text[] from audit.tracked_table t where t.id = tracked.id) then
+    elsif to_jsonb(known) - '{compiled_digest,column_numbers,relation_oid,readable_paths}'::text[]
+          <> (select to_jsonb(t) - '{compiled_digest,column_numbers,relation_oid,readable_paths}'::text[] from audit.tracked_table t where t.id = tracked.id) then
         perform audit.write_event('tracking_changed', format('%I.%I', schema_name, relation_name), tracked.workspace, settings);
     end if;
     return function_name;
@@ -1919,6 +1931,7 @@ as %L$sql$, function_name, body);
                           tracked.table_schema, tracked.table_name));
     update audit.tracked_table t
     set compiled_digest = md5(body),
+        readable_paths = audit.readable_paths(tracked, relation),
         relation_oid = relation,
         column_numbers = coalesce((select jsonb_object_agg(a.attname, a.attnum)
                           from pg_attribute a
@@ -2241,7 +2254,7 @@ $function$;
 comment on function audit.follow_table(bigint, text) is
     'Brings settings and capture function of one tracked table up to its table as it is now. With a command, a real change is recorded as table_altered. Returns whether the function changed.';
 
-create function audit.follow_tables(touched oid[], command text, lookups_too boolean)
+create function audit.follow_tables(touched oid[], command text)
     returns void
     language plpgsql
     security definer
@@ -2258,7 +2271,10 @@ begin
         where t.relation_oid = any(touched)
            or (n.nspname, c.relname) is distinct from (t.table_schema::name, t.table_name::name)
            or (concat(t.workspace_column, t.resource_name_column, t.subject_column) like '%.%'
-               and (lookups_too
+               -- A schema, extension or operator that moved stands in the compiled text; what else made a lookup readable or
+               -- unreadable (GRANT names no object) shows in the lookup itself.
+               and (command in ('ALTER SCHEMA', 'ALTER EXTENSION', 'ALTER OPERATOR')
+                    or (command <> 'ALTER TABLE' and audit.readable_paths(t, t.relation_oid) <> t.readable_paths)
                     or exists (select from pg_constraint f
                                where f.conrelid = t.relation_oid and f.contype = 'f' and f.confrelid = any(touched))))
         order by t.id
@@ -2272,8 +2288,8 @@ begin
     end loop;
 end
 $function$;
-comment on function audit.follow_tables(oid[], text, boolean) is
-    'Follows a DDL command on the given relations; lookups_too: also every table that looks names or workspaces up elsewhere.';
+comment on function audit.follow_tables(oid[], text) is
+    'Follows a DDL command: the given relations, the tables that look names or workspaces up in them, and those that the command moved.';
 
 create function audit.follow_ddl()
     returns event_trigger
@@ -2287,7 +2303,7 @@ begin
     select coalesce(array_agg(objid), '{}') into touched
     from pg_event_trigger_ddl_commands()
     where classid = 'pg_class'::regclass and schema_name is distinct from 'pg_temp';
-    perform audit.follow_tables(touched, tg_tag, tg_tag <> 'ALTER TABLE');
+    perform audit.follow_tables(touched, tg_tag);
 end
 $function$;
 comment on function audit.follow_ddl() is 'Event trigger: compiles capture functions anew when their tables, or those they look things up in, change.';
@@ -2317,7 +2333,7 @@ begin
     where classid = 'pg_class'::regclass and not is_temporary;
     -- ALTER TABLE is followed at its end, when the whole command is done.
     if tg_tag <> 'ALTER TABLE' and touched <> '{}' then
-        perform audit.follow_tables(touched, tg_tag, true);
+        perform audit.follow_tables(touched, tg_tag);
     end if;
 end
 $function$;
