@@ -178,7 +178,10 @@ async def upkeep_is_late(database: Database) -> bool:
 
 
 # By length first: numbers then stand in their own order, and keys of one length in the order of their bytes.
-_ORDER_OF_CHANGES = "length(resource_id), resource_id, length(row_key), row_key"
+_ORDER_OF_CHANGES = (
+    "length(resource_id), resource_id,"
+    " length(coalesce(row_key, resource_id)), coalesce(row_key, resource_id)"
+)
 
 
 async def _find(
