@@ -1,5 +1,8 @@
 -- What must hold before anything is created: a server that is new enough, and a schema that is ours to fill.
 
+-- In each file: what a name means must not depend on who could create functions where the installer looks first.
+set search_path = pg_catalog, pg_temp;
+
 do $requirements$
 begin
     if current_setting('server_version_num')::integer < 150000 then

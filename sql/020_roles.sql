@@ -1,5 +1,7 @@
 -- The roles of the log. Roles belong to the whole cluster: they are made when missing and never dropped.
 
+set search_path = pg_catalog, pg_temp;
+
 do $roles$
 declare
     role_name text;

@@ -1,5 +1,7 @@
 -- What the log knows about itself: its settings, its upkeep and its version.
 
+set search_path = pg_catalog, pg_temp;
+
 create table if not exists audit.schema_version (
     version_num character varying(32) not null,
     constraint schema_version_pkc primary key (version_num)

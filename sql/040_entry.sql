@@ -1,5 +1,7 @@
 -- The log itself: entries, the changed rows of bulk entries, and the refusal to alter either.
 
+set search_path = pg_catalog, pg_temp;
+
 create table audit.entry (
     id uuid not null,
     created_at timestamptz not null,

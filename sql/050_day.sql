@@ -1,5 +1,7 @@
 -- Day partitions: whole UTC days, made ahead; past the prepared days …_beyond reaches to infinity.
 
+set search_path = pg_catalog, pg_temp;
+
 create function audit.day_start(day date)
     returns timestamptz
     language sql
@@ -187,15 +189,15 @@ $function$;
 comment on function audit.prepare_days() is
     'Makes the day partitions from yesterday to days_ahead ahead of today, splitting …_beyond in this one transaction. Returns the number of days made. Set lock_timeout before calling it: it takes the log''s lock for some milliseconds.';
 
-create function audit.drop_day(day_name text)
-    returns bigint
+create function audit.count_day(day_name text)
+    returns jsonb
     language plpgsql
+    stable
     security definer
     set search_path = pg_catalog, pg_temp
 as $function$
 declare
     change_name constant text := regexp_replace(day_name, '^entry_', 'change_');
-    day audit.day_partition;
     entries bigint := 0;
     changes bigint := 0;
 begin
@@ -204,6 +206,26 @@ begin
             using errcode = 'undefined_table',
                   hint = 'select partition_name from audit.day_partition names them.';
     end if;
+    execute format('select count(*) from audit.%I', day_name) into entries;
+    if to_regclass(format('audit.%I', change_name)) is not null then
+        execute format('select count(*) from audit.%I', change_name) into changes;
+    end if;
+    return jsonb_build_object('entries', entries, 'changes', changes, 'digest', null);
+end
+$function$;
+comment on function audit.count_day(text) is 'What a day partition of audit.entry and its changes hold, as day_dropped tells it.';
+
+create function audit.drop_day(day_name text, counts jsonb default null)
+    returns void
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    change_name constant text := regexp_replace(day_name, '^entry_', 'change_');
+    held constant jsonb := coalesce(counts, audit.count_day(day_name));
+    day audit.day_partition;
+begin
     -- A partition detached beforehand has no bounds any more; its name still says where it began.
     select * into day from audit.day_partition where partition_name = day_name;
     if coalesce(day.upper_bound, audit.day_start(to_date(right(day_name, 8), 'YYYYMMDD') + 1))
@@ -212,16 +234,12 @@ begin
             using errcode = 'insufficient_privilege',
                   hint = 'Only days older than retention_days in audit.upkeep are dropped.';
     end if;
-    execute format('select count(*) from audit.%I', day_name) into entries;
     if to_regclass(format('audit.%I', change_name)) is not null then
-        execute format('select count(*) from audit.%I', change_name) into changes;
         execute format('drop table audit.%I', change_name);
     end if;
     execute format('drop table audit.%I', day_name);
-    perform audit.write_event('day_dropped', day_name, null,
-        jsonb_build_object('entries', entries, 'changes', changes, 'digest', null));
-    return entries;
+    perform audit.write_event('day_dropped', day_name, null, held);
 end
 $function$;
-comment on function audit.drop_day(text) is
-    'Drops the partitions of one day that is past retention and leaves a day_dropped entry with what it held. Returns the number of entries dropped.';
+comment on function audit.drop_day(text, jsonb) is
+    'Drops the partitions of one day that is past retention and leaves a day_dropped entry with what it held: counts as count_day gives them, counted here when null.';

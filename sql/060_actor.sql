@@ -1,5 +1,7 @@
 -- Who acts, and in what context: the settings that the application names in its transaction.
 
+set search_path = pg_catalog, pg_temp;
+
 create function audit.set_actor(id text, name text default null, type text default 'user')
     returns void
     language plpgsql
@@ -65,7 +67,7 @@ declare
     longest_id constant integer := 200;
     longest_text constant integer := 1000;
     longest_metadata constant integer := 65536;
-    actor_id text := nullif(current_setting('audit.actor_id', true), '');
+    actor_id text := nullif(btrim(current_setting('audit.actor_id', true)), '');
     actor_name text := nullif(current_setting('audit.actor_name', true), '');
     actor_type text := nullif(current_setting('audit.actor_type', true), '');
     request_id text := nullif(current_setting('audit.request_id', true), '');
@@ -76,7 +78,20 @@ declare
     metadata jsonb;
     invalid jsonb;
     context jsonb;
+    given text;
 begin
+    given := concat(actor_id, actor_name, actor_type, request_id, reason, ip, user_agent, metadata_text);
+    if given <> '' then
+        -- Connection options can carry bytes that are no text: stored, they would fail every later reader. Nothing is written
+        -- in here, so it takes no subtransaction id.
+        begin
+            perform convert_to(given, getdatabaseencoding());
+        exception
+            when data_exception then
+                return row('system'::text, 'system'::text, 'system'::text, null::text,
+                           '{"invalid": {"encoding": "actor and context hold bytes that are no text"}}'::jsonb);
+        end;
+    end if;
     if actor_id = 'system' then
         invalid := jsonb_build_object('actor_id', actor_id);
         actor_id := null;
@@ -95,7 +110,11 @@ begin
             invalid := coalesce(invalid, '{}') || jsonb_build_object('actor_type', left(actor_type, longest_text));
             actor_type := 'user';
         end if;
-        if actor_name is null then
+        if actor_name is null or btrim(actor_name) = '' then
+            actor_name := actor_id;
+        elsif actor_name = 'system' then
+            -- Nobody is called what no user did.
+            invalid := coalesce(invalid, '{}') || jsonb_build_object('actor_name', actor_name);
             actor_name := actor_id;
         elsif length(actor_name) > longest_text then
             invalid := coalesce(invalid, '{}') || jsonb_build_object('actor_name', left(actor_name, longest_text));
@@ -116,7 +135,7 @@ begin
     end if;
     if ip is not null then
         -- The shape only: a name, a port or a list of proxies is no address.
-        if length(ip) <= 64 and ip ~ '^([0-9]{1,3}(\.[0-9]{1,3}){3}|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(%[0-9A-Za-z._-]+)?)$' then
+        if length(ip) <= 64 and ip ~ '^([0-9]{1,3}([.][0-9]{1,3}){3}|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(%[0-9A-Za-z._-]+)?)$' then
             context := coalesce(context, '{}') || jsonb_build_object('ip', ip);
         else
             invalid := coalesce(invalid, '{}') || jsonb_build_object('ip', left(ip, longest_text));

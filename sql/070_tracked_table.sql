@@ -1,5 +1,7 @@
 -- Which tables are tracked, and how: one row each, written by enable_tracking and disable_tracking only.
 
+set search_path = pg_catalog, pg_temp;
+
 create table audit.tracked_table (
     id bigint generated always as identity,
     table_schema text collate "C" not null,
@@ -30,7 +32,10 @@ create table audit.tracked_table (
     constraint kind_is_known check (kind in ('resource', 'permission', 'role')),
     constraint permission_and_role_name_their_resource check (kind = 'resource' or resource_id_columns is not null),
     constraint workspace_comes_from_one_place check (num_nonnulls(workspace, workspace_column, workspace_setting) <= 1),
-    constraint max_value_bytes_is_positive check (max_value_bytes >= 64),
+    constraint max_value_bytes_is_bounded check (max_value_bytes between 64 and 16777216),
+    constraint resource_type_is_not_the_log check (resource_type <> 'audit_log' and length(resource_type) <= 200),
+    constraint workspace_is_given check (workspace <> '' and octet_length(workspace) <= 2000),
+    constraint workspace_setting_is_custom check (workspace_setting like '%.%'),
     constraint missing_actor_is_known check (missing_actor in ('system', 'refuse'))
 );
 

@@ -4,6 +4,8 @@
 -- text alone: the compiled function holds the fragments as literals; one whose table changed behind its back asks for them
 -- afresh, so that both ways run the same statements.
 
+set search_path = pg_catalog, pg_temp;
+
 create function audit.base_type(type_oid oid)
     returns oid
     language sql
@@ -71,23 +73,23 @@ begin
                       value, max_bytes, format(cut, value, value));
     elsif base in ('text'::regtype, 'varchar'::regtype, 'bpchar'::regtype) then
         return format('case when octet_length(%1$s) > %2$s then %3$s else to_jsonb(%1$s) end',
-                      value, max_bytes, format(cut, value, format('convert_to(%s, ''UTF8'')', value)));
+                      value, max_bytes, format(cut, value, format('convert_to(%s, getdatabaseencoding())', value)));
     end if;
 
     -- A type of the application goes through its output function: to_jsonb and ::text would run casts that its owner made.
     -- json too, by its text: \u0000 in it makes to_jsonb raise, and its white space is part of its value.
-    if audit.is_core_type(base) and base <> 'json'::regtype then
+    if audit.is_core_type(base) and base not in ('json'::regtype, 'json[]'::regtype) then
         as_text := format('(%s)::text', value);
         -- The text is made only where it could be too long: no compression shrinks a value 256-fold.
         return format('case when pg_column_size(%1$s) > %2$s and octet_length(%3$s) > %4$s then %5$s else to_jsonb(%1$s) end',
                       value, max_bytes / 256, as_text, max_bytes,
-                      format(cut, as_text, format('convert_to(%s, ''UTF8'')', as_text)));
+                      format(cut, as_text, format('convert_to(%s, getdatabaseencoding())', as_text)));
     end if;
     as_text := format('format(''%%s'', %s)', value);
     return format('case when %1$s is not distinct from null then null '
                   'when pg_column_size(%1$s) > %2$s and octet_length(%3$s) > %4$s then %5$s else to_jsonb(%3$s) end',
                   value, max_bytes / 256, as_text, max_bytes,
-                  format(cut, as_text, format('convert_to(%s, ''UTF8'')', as_text)));
+                  format(cut, as_text, format('convert_to(%s, getdatabaseencoding())', as_text)));
 end
 $function$;
 comment on function audit.value_sql(text, oid, integer) is
@@ -111,7 +113,7 @@ create function audit.bounded_sql(value text)
     immutable
     parallel safe
     -- A btree holds 2704 bytes: a longer id must not fail the write.
-return format('case when octet_length(%1$s) > 2000 then left(%1$s, 200) || ''…'' || encode(sha256(convert_to(%1$s, ''UTF8'')), ''hex'') else %1$s end', value);
+return format('case when octet_length(%1$s) > 2000 then left(%1$s, 200) || ''…'' || encode(sha256(convert_to(%1$s, getdatabaseencoding())), ''hex'') else %1$s end', value);
 comment on function audit.bounded_sql(text) is
     'The SQL that keeps a text as it is up to 2000 bytes, and a longer one by its beginning and SHA-256, so that it still tells things apart.';
 
@@ -164,6 +166,36 @@ begin atomic
 end;
 comment on function audit.primary_key_columns(oid) is 'Columns of a table''s primary key in its order. Null: it has none.';
 
+create function audit.runs_code_when_read_sql(relation text, is_partitioned boolean)
+    returns text
+    language sql
+    immutable
+    parallel safe
+return format(
+    '(exists (select from pg_catalog.pg_index i where i.indrelid %1$s and (i.indexprs is not null or i.indpred is not null)) '
+    'or exists (select from pg_catalog.pg_statistic_ext s where s.stxrelid %1$s and s.stxexprs is not null) '
+    'or exists (select from pg_catalog.pg_partitioned_table p where p.partrelid %1$s and p.partexprs is not null))',
+    format(case when is_partitioned then 'in (select relid from pg_catalog.pg_partition_tree(%s::regclass))' else '= %s' end, relation));
+comment on function audit.runs_code_when_read_sql(text, boolean) is
+    'The SQL that asks whether planning a query on a table would run functions of its owner: those in index expressions and predicates, extended statistics and partition keys.';
+
+create function audit.runs_code_when_read(relation oid)
+    returns boolean
+    language plpgsql
+    stable
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    answer boolean;
+begin
+    execute 'select ' || audit.runs_code_when_read_sql('$1', (select relkind = 'p' from pg_class where oid = relation))
+    into answer using relation;
+    return answer;
+end
+$function$;
+comment on function audit.runs_code_when_read(oid) is
+    'Whether planning a query on the table would run functions of its owner as the capturing role.';
+
 create type audit.lookup as (
     parent oid,
     parent_key text,
@@ -188,7 +220,9 @@ declare
     key_readable boolean;
 begin
     select c.confrelid, key_column.attname, value_column.attname,
-           format('operator(%I.%s)', n.nspname, o.oprname), null
+           format('operator(%I.%s)', n.nspname, o.oprname),
+           case when not has_schema_privilege('audit_capture', n.oid, 'usage')
+                then format('audit_capture may not use schema %I of the key''s operator', n.nspname) end
     into found_lookup
     from pg_constraint c
     join pg_attribute a on a.attrelid = c.conrelid and a.attnum = c.conkey[1]
@@ -206,6 +240,9 @@ begin
         found_lookup.problem := format('column %I has no foreign key of one column to follow', fk_column);
         return found_lookup;
     end if;
+    if found_lookup.problem is not null then
+        return found_lookup;
+    end if;
     parent_name := found_lookup.parent::regclass::text;
     if found_lookup.parent_column is null then
         found_lookup.problem := format('table %s has no column %I to look up', parent_name, wanted);
@@ -216,6 +253,8 @@ begin
         found_lookup.problem := format('audit_capture may not read %s', parent_name);
     elsif (select relrowsecurity from pg_class where oid = found_lookup.parent) then
         found_lookup.problem := format('table %s has row-level security', parent_name);
+    elsif audit.runs_code_when_read(found_lookup.parent) then
+        found_lookup.problem := format('table %s has an index, statistics or partitions on expressions, which capture must not run', parent_name);
     end if;
     return found_lookup;
 end
@@ -269,8 +308,9 @@ begin
     select atttypid into type_oid
     from pg_attribute where attrelid = target.parent and attname = target.parent_column;
     value := audit.text_sql(format('audit_p.%I', target.parent_column), type_oid);
-    return format('(select %s from %s audit_p where audit_p.%I %s %s.%I)',
+    return format('(select %s from %s %s audit_p where audit_p.%I %s %s.%I)',
                   case when length = 'short' then format('left(%s, 500)', value) else audit.bounded_sql(value) end,
+                  case when (select relkind from pg_class where oid = target.parent) = 'p' then '' else 'only' end,
                   (select format('%I.%I', n.nspname, c.relname)
                    from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = target.parent),
                   target.parent_key, target.key_operator, alias, split_part(path, '.', 1));
@@ -285,10 +325,10 @@ create function audit.shape_sql(relation text)
     immutable
     parallel safe
 return format(
-    '(select concat(count(*), '':'', sum(hashtextextended(attname::text, case when atttypid < 16384 then atttypid else 0 end::bigint))) '
+    '(select concat(count(*), '':'', sum(hashtextextended(attname::text, (atttypid::bigint << 32) + attcollation::bigint))) '
     'from pg_catalog.pg_attribute where attrelid = %s and attnum > 0 and not attisdropped)', relation);
 comment on function audit.shape_sql(text) is
-    'The SQL of a table''s fingerprint: its columns'' names and their types where these come with the server (an application type''s OID would not survive a restore).';
+    'The SQL of a table''s fingerprint: the names, types and collations of its columns.';
 
 create function audit.table_shape(relation oid)
     returns text
@@ -303,7 +343,7 @@ begin
     return shape;
 end
 $function$;
-comment on function audit.table_shape(oid) is 'A table''s fingerprint, which its compiled function compares before each use.';
+comment on function audit.table_shape(oid) is 'A table''s fingerprint, which its compiled function compares before each use. Another one after a restore, where types of the application have other OIDs: upkeep compiles anew.';
 
 create function audit.side_pieces(tracked audit.tracked_table, relation oid, alias text)
     returns jsonb
@@ -324,7 +364,7 @@ begin
             else format('nullif(%s, '''')', audit.column_or_lookup_sql(alias, relation, tracked.workspace_column, 'bounded')) end,
         'resource_type', case
             when tracked.resource_type_column is null then format('%L::text', default_type)
-            else format('coalesce(nullif(%s, ''''), %L)', audit.column_or_lookup_sql(alias, relation, tracked.resource_type_column, 'short'), default_type) end,
+            else format('coalesce(nullif(nullif(%s, ''''), ''audit_log''), %L)', audit.column_or_lookup_sql(alias, relation, tracked.resource_type_column, 'short'), default_type) end,
         'resource_id', audit.key_sql(alias, relation, coalesce(tracked.resource_id_columns, key_columns)),
         'resource_name', audit.column_or_lookup_sql(alias, relation, tracked.resource_name_column, 'short'),
         'row_key', audit.key_sql(alias, relation, key_columns),
@@ -335,6 +375,32 @@ end
 $function$;
 comment on function audit.side_pieces(audit.tracked_table, oid, text) is
     'The SQL fragments that read one side (old or new) of a changed row, under the given alias.';
+
+create function audit.unfollowed_columns(tracked audit.tracked_table, relation oid)
+    returns text[]
+    language sql
+    stable
+begin atomic
+    select coalesce(array_agg(a.attname::text), '{}')
+    from pg_catalog.pg_attribute a
+    where a.attrelid = relation and a.attnum > 0 and not a.attisdropped
+      and case
+          -- The same table as when it was compiled: its column numbers tell what was renamed.
+          when relation = tracked.relation_oid then exists (
+              select from jsonb_each_text(tracked.column_numbers) n
+              where n.value::smallint = a.attnum and n.key <> a.attname
+                and n.key = any(tracked.excluded_columns || tracked.redacted_columns))
+          -- Another one, after a restore: a column that was not known then may be the secret one that is missing now.
+          else not tracked.column_numbers ? a.attname::text
+              and exists (
+                  select from unnest(tracked.excluded_columns || tracked.redacted_columns) s(name)
+                  where tracked.column_numbers ? s.name
+                    and not exists (select from pg_catalog.pg_attribute b
+                                    where b.attrelid = relation and b.attname = s.name and not b.attisdropped))
+      end;
+end;
+comment on function audit.unfollowed_columns(audit.tracked_table, oid) is
+    'Columns that are, or may be, excluded or redacted ones under a new name which nobody has told the settings: not stored.';
 
 create function audit.capture_pieces(tracked_id bigint, relation oid)
     returns jsonb
@@ -349,6 +415,7 @@ declare
     events jsonb;
     soft_delete jsonb;
     named audit.tracked_table;
+    secret text[];
     root constant oid := coalesce(pg_partition_root(relation), relation);
 begin
     select * into strict tracked from audit.tracked_table where id = tracked_id;
@@ -357,6 +424,7 @@ begin
         named.table_name := (select relname from pg_class where oid = root);
     end if;
 
+    secret := audit.unfollowed_columns(tracked, root);
     select jsonb_agg(jsonb_build_object(
         'name', a.attname,
         'changed', case
@@ -374,7 +442,8 @@ begin
     from pg_attribute a
     where a.attrelid = relation and a.attnum > 0 and not a.attisdropped
       and a.attgenerated <> 'v'
-      and a.attname <> all(tracked.excluded_columns);
+      and a.attname <> all(tracked.excluded_columns)
+      and a.attname <> all(secret);
 
     events := audit.kind_events(tracked.kind) || coalesce(tracked.events, '{}');
     if tracked.soft_delete_column is not null
@@ -507,7 +576,7 @@ begin
 
     return format(
         'select %s collate "C" as workspace_id, %s collate "C" as event, %s collate "C" as resource_type, '
-        '%s collate "C" as resource_id, %s as resource_name, nullif(%s, %s) collate "C" as row_key, '
+        '%s collate "C" as resource_id, %s as resource_name, nullif((%s) collate "C", (%s) collate "C") as row_key, '
         '%s as subject_id, %s as subject_name, %s as before, %s as after from %s',
         side ->> 'workspace', audit.row_event_sql(pieces, operation, changed_columns), side ->> 'resource_type',
         side ->> 'resource_id', side ->> 'resource_name',
@@ -525,9 +594,9 @@ create function audit.pair_sql()
     immutable
     parallel safe
     -- Both transition tables list a statement's rows in one order; a key may have changed, so it cannot pair them.
-return '(select row_number() over () as "audit position", r.* from audit_old_rows r) audit_o '
-    'join (select row_number() over () as "audit position", r.* from audit_new_rows r) audit_n '
-    'on audit_o."audit position" = audit_n."audit position"';
+return '(select row_number() over () as "audit position of a row in its transition table", r.* from audit_old_rows r) audit_o '
+    'join (select row_number() over () as "audit position of a row in its transition table", r.* from audit_new_rows r) audit_n '
+    'on audit_o."audit position of a row in its transition table" = audit_n."audit position of a row in its transition table"';
 comment on function audit.pair_sql() is 'The FROM items that pair the old and new rows of an UPDATE by their position.';
 
 create function audit.changed_columns_sql(pieces jsonb)

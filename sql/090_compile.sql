@@ -1,5 +1,7 @@
 -- The compiled trigger function of a tracked table: one function for its four operations.
 
+set search_path = pg_catalog, pg_temp;
+
 create function audit.truncate_sql(pieces jsonb, relation oid)
     returns text
     language sql
@@ -14,7 +16,7 @@ select audit.new_entry_id($1), $1, g.workspace_id, %1$L, 'TRUNCATE', $3, $4, %2$
        ($2).actor_type, ($2).actor_id, ($2).actor_name, g.row_count, ($2).request_id, ($2).context,
        session_user, pg_current_xact_id()
 from (select %3$s collate "C" as workspace_id, count(*) as row_count
-      from %4$s audit_n group by 1) g
+      from only %4$s audit_n group by 1) g
 $sql$, pieces -> 'events' ->> 'TRUNCATE', pieces -> 'new' ->> 'default_type', pieces -> 'new' ->> 'workspace',
         (select format('%I.%I', n.nspname, c.relname)
          from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace where c.oid = relation));
@@ -29,13 +31,16 @@ create function audit.count_is_exact(relation oid)
 begin atomic
     select has_table_privilege(current_user, c.oid, 'select')
        and has_schema_privilege(current_user, c.relnamespace, 'usage')
+       and current_setting('transaction_isolation') in ('read committed', 'read uncommitted')
        and (not row_security_active(c.oid)
-            or exists (select from pg_catalog.pg_policy p where p.polrelid = c.oid and p.polname = 'audit_capture_counts'))
+            or (exists (select from pg_catalog.pg_policy p where p.polrelid = c.oid and p.polname = 'audit_capture_counts')
+                and not exists (select from pg_catalog.pg_policy p where p.polrelid = c.oid and not p.polpermissive)))
+       and not audit.runs_code_when_read(c.oid)
     from pg_catalog.pg_class c
     where c.oid = relation;
 end;
 comment on function audit.count_is_exact(oid) is
-    'Whether the current role sees every row of a table, so that a TRUNCATE of it can be counted.';
+    'Whether the current role sees every row of a table in its newest state, and counting it runs no function of the table''s owner, so that a TRUNCATE of it can be counted.';
 
 create function audit.write_uncounted_truncate(relation oid, table_schema text, table_name text, pieces jsonb)
     returns void
@@ -105,7 +110,7 @@ begin
             audit_resource_type := %3$s;
             audit_resource_id := %4$s;
             audit_resource_name := %5$s;
-            audit_row_key := nullif(%6$s, audit_resource_id);$sql$,
+            audit_row_key := nullif((%6$s) collate "C", audit_resource_id collate "C");$sql$,
         audit.row_event_sql(pieces, operation, null), side ->> 'workspace', side ->> 'resource_type', side ->> 'resource_id',
         side ->> 'resource_name',
         case when operation = 'INSERT' then pieces -> 'new' ->> 'row_key' else pieces -> 'old' ->> 'row_key' end)
@@ -130,21 +135,23 @@ declare
     is_partitioned constant boolean := (select relkind = 'p' from pg_class where oid = relation);
     shape_check text;
     actor_check text := '';
-    truncate_guard text := '';
-    truncate_mark text := '';
+    unpaired_check text := '';
 begin
     -- Names, not OIDs, for the parents of lookups: the text must hold after a restore, and a parent that is gone reads as
     -- changed. What one asks of a column is asked only once it is known to be there.
     select concat_ws(' and ', format('%s = %L', audit.shape_sql('tg_relid'), audit.table_shape(relation)), string_agg(format(
-        'case when %1$s = %2$L then has_schema_privilege(%3$L, ''usage'') and has_column_privilege(to_regclass(%4$L), %5$L, ''select'') '
-        'and has_column_privilege(to_regclass(%4$L), %6$L, ''select'') and not row_security_active(to_regclass(%4$L)) else false end',
-        audit.shape_sql(format('to_regclass(%L)', n.parent_name)), audit.table_shape(l.parent), n.schema_name, n.parent_name,
-        l.parent_key, l.parent_column), ' and '))
+        'case when %1$s = %2$L then has_schema_privilege(%3$L, ''usage'') and has_column_privilege(%4$s, %5$L, ''select'') '
+        'and has_column_privilege(%4$s, %6$L, ''select'') and not row_security_active(%4$s) and not %7$s else false end',
+        audit.shape_sql(n.parent_oid), audit.table_shape(l.parent), n.schema_name, n.parent_oid,
+        l.parent_key, l.parent_column, audit.runs_code_when_read_sql(n.parent_oid, n.is_partitioned)), ' and '))
     into shape_check
     from unnest(audit.readable_paths(tracked, relation)) p(path)
     cross join lateral audit.find_lookup(relation, p.path) l
     cross join lateral (
-        select s.nspname as schema_name, format('%I.%I', s.nspname, c.relname) as parent_name
+        -- By the catalogue: to_regclass raises where the schema may not be used.
+        select s.nspname as schema_name, c.relkind = 'p' as is_partitioned,
+               format('(select c.oid from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace '
+                      'where n.nspname = %L and c.relname = %L)', s.nspname, c.relname) as parent_oid
         from pg_class c join pg_namespace s on s.oid = c.relnamespace where c.oid = l.parent) n;
 
     if tracked.missing_actor = 'refuse' then
@@ -156,18 +163,22 @@ begin
     end if;$sql$);
     end if;
     if is_partitioned then
-        -- TRUNCATE of the parent fires the triggers of its partitions too; only the parent counts. A write in between makes
-        -- a later TRUNCATE of a partition one of its own.
-        truncate_guard := format($sql$
-        if tg_table_name <> %1$L and current_setting('audit.truncated_table', true) = %2$L then
-            return null;
-        end if;
-        perform set_config('audit.truncated_table', %2$L, true);$sql$,
-            (select relname from pg_class where oid = relation), tracked.id::text);
-        truncate_mark := format($sql$
-    if current_setting('audit.truncated_table', true) = %L then
-        perform set_config('audit.truncated_table', '', true);
-    end if;$sql$, tracked.id::text);
+        -- A BEFORE trigger of the partition that a row moves into can suppress it: then old and new rows do not pair up.
+        unpaired_check := $sql$
+    audit_rows := 0;
+    if tg_op = 'UPDATE' then
+        audit_rows := (select count(*) from audit_old_rows) - (select count(*) from audit_new_rows);
+    end if;
+    if audit_rows <> 0 then
+        audit_pieces := audit.capture_pieces(%3$s, tg_relid);
+        audit_actor := audit.read_actor_context();%5$s
+        audit_moment := audit.write_moment();
+        execute audit.bulk_sql(audit_pieces, 'DELETE', null) using audit_moment, audit_actor, audit_schema, audit_table;
+        audit_moment := audit.write_moment();
+        execute audit.bulk_sql(audit_pieces, 'INSERT', null) using audit_moment, audit_actor, audit_schema, audit_table;
+        return null;
+    end if;$sql$;
+        unpaired_check := replace(replace(unpaired_check, '%3$s', tracked.id::text), '%5$s', actor_check);
     end if;
 
     return format($sql$
@@ -194,10 +205,14 @@ declare
     audit_pieces jsonb;
     audit_is_current boolean;
 begin
-    if tg_op = 'TRUNCATE' then%9$s
+    if tg_op = 'TRUNCATE' then
         audit_pieces := audit.capture_pieces(%3$s, tg_relid);
         audit_actor := audit.read_actor_context();%5$s
         audit_moment := audit.write_moment();
+        -- A partitioned table holds no rows of its own: TRUNCATE fires the triggers of its partitions too.
+        if (select relkind from pg_catalog.pg_class where oid = tg_relid) = 'p' then
+            return null;
+        end if;
         if audit.count_is_exact(tg_relid) then
             execute audit.truncate_sql(audit_pieces, tg_relid)
             using audit_moment, audit_actor, audit_schema, audit_table;
@@ -205,7 +220,7 @@ begin
             perform audit.write_uncounted_truncate(tg_relid, audit_schema, audit_table, audit_pieces);
         end if;
         return null;
-    end if;%10$s
+    end if;%9$s
 
     if tg_op = 'DELETE' then
         select count(*) into audit_rows from (select from audit_old_rows limit 2) s;
@@ -246,7 +261,7 @@ begin
         return null;
     end if;
 
-    audit_pieces := case when audit_is_current then %11$L::jsonb else audit.capture_pieces(%3$s, tg_relid) end;
+    audit_pieces := case when audit_is_current then %10$L::jsonb else audit.capture_pieces(%3$s, tg_relid) end;
     -- Planned each time: the plan that fitted one row would take minutes for many.
     if tg_op = 'UPDATE' then
         execute audit.changed_columns_sql(audit_pieces) into audit_changed;
@@ -269,8 +284,7 @@ $sql$,
         audit.single_row_sql(pieces, 'INSERT'),
         audit.single_row_sql(pieces, 'DELETE'),
         audit.single_row_sql(pieces, 'UPDATE'),
-        truncate_guard,
-        truncate_mark,
+        unpaired_check,
         pieces::text);
 end
 $function$;

@@ -1,6 +1,53 @@
 -- Turning tracking on and off. The public functions run with the caller's rights, who must own the table; what needs the log's
 -- own rights stands in definer functions that check ownership again.
 
+set search_path = pg_catalog, pg_temp;
+
+create function audit.prove_ownership()
+    returns trigger
+    language plpgsql
+    security invoker
+    set search_path = pg_catalog, pg_temp
+as $function$
+begin
+    return null;
+end
+$function$;
+comment on function audit.prove_ownership() is
+    'Does nothing: a trigger that calls it, made ENABLE ALWAYS in this transaction, proves that the caller owns the table.';
+
+create function audit.show_ownership(relation oid)
+    returns void
+    language plpgsql
+    security invoker
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    target constant text := (select format('%I.%I', n.nspname, c.relname)
+                             from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = relation);
+begin
+    execute format('create trigger audit_ownership before truncate on %s for each statement execute function audit.prove_ownership()', target);
+    -- TRIGGER can be granted; ENABLE ALWAYS takes the owner.
+    execute format('alter table %s enable always trigger audit_ownership', target);
+end
+$function$;
+comment on function audit.show_ownership(oid) is
+    'Makes the trigger that require_owner asks for, with the caller''s rights. Raises 42501 unless the caller owns the table.';
+
+create function audit.hide_ownership(relation oid)
+    returns void
+    language plpgsql
+    security invoker
+    set search_path = pg_catalog, pg_temp
+as $function$
+begin
+    execute format('drop trigger audit_ownership on %s',
+                   (select format('%I.%I', n.nspname, c.relname)
+                    from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = relation));
+end
+$function$;
+comment on function audit.hide_ownership(oid) is 'Takes the trigger of show_ownership away again.';
+
 create function audit.require_owner(relation oid)
     returns void
     language plpgsql
@@ -9,21 +56,26 @@ create function audit.require_owner(relation oid)
     set search_path = pg_catalog, pg_temp
 as $function$
 declare
-    owner oid;
+    own_transaction constant bigint := pg_current_xact_id()::text::bigint;
+    made_by bigint;
 begin
-    select relowner into owner from pg_class where oid = relation;
-    -- Inside a definer function of ours current_user is the log's owner: the caller is the role that was set, else the login.
-    if not pg_has_role(
-        (case when current_user <> 'audit_owner' then current_user
-              when current_setting('role') = 'none' then session_user
-              else current_setting('role') end)::name, owner, 'usage') then
+    -- No role name can be trusted here: inside a definer function current_user is the log's owner, and session_user may be a
+    -- superuser whose ANALYZE runs somebody's index function. What only the owner could have done a moment ago is proof.
+    select xmin::text::bigint into made_by
+    from pg_trigger t
+    where t.tgrelid = relation and t.tgname = 'audit_ownership' and t.tgenabled = 'A'
+      and t.tgfoid = 'audit.prove_ownership()'::regprocedure;
+    -- Visible and still in progress: made by this transaction or a subtransaction of it, whose ids are never less.
+    if made_by is null or made_by < own_transaction % 4294967296
+       or pg_xact_status((own_transaction - own_transaction % 4294967296 + made_by)::text::xid8) <> 'in progress' then
         raise exception 'must be owner of table %', relation::regclass
             using errcode = 'insufficient_privilege',
-                  hint = 'Tracking is turned on and off by the table''s owner or a superuser.';
+                  hint = 'Call audit.enable_tracking or audit.disable_tracking as the table''s owner or a superuser.';
     end if;
 end
 $function$;
-comment on function audit.require_owner(oid) is 'Raises 42501 unless the caller owns the table.';
+comment on function audit.require_owner(oid) is
+    'Raises 42501 unless this transaction has shown, by show_ownership, that it acts for the table''s owner.';
 
 create function audit.refuse_unknown_columns(relation oid, argument text, columns text[])
     returns void
@@ -38,7 +90,7 @@ begin
     from unnest(columns) name
     where not exists (
         select from pg_attribute a
-        where a.attrelid = relation and a.attname = name and a.attnum > 0 and not a.attisdropped)
+        where a.attrelid = relation and a.attname = name and a.attnum > 0 and not a.attisdropped and a.attgenerated <> 'v')
     limit 1;
     if unknown is not null then
         raise exception '%: table % has no column %', argument, relation::regclass, quote_ident(unknown)
@@ -65,6 +117,12 @@ begin
     end if;
     perform audit.refuse_unknown_columns(relation, argument, array[split_part(path, '.', 1)]);
     target := audit.find_lookup(relation, path);
+    if target.problem is null
+       and not (has_column_privilege(target.parent, target.parent_key, 'select')
+                and has_column_privilege(target.parent, target.parent_column, 'select')) then
+        raise exception '%: you may not read %', argument, target.parent::regclass
+            using errcode = 'insufficient_privilege', hint = 'A lookup shows what it reads: its owner must let you select it first.';
+    end if;
     if target.problem is not null then
         raise exception '%: %', argument, target.problem
             using errcode = case when target.problem like 'audit_capture may not%' then 'insufficient_privilege'
@@ -155,6 +213,12 @@ begin
         'audit_truncate before truncate on %s']
     loop
         trigger_name := split_part(definition, ' ', 1);
+        if exists (select from pg_trigger t join pg_proc p on p.oid = t.tgfoid
+                   where t.tgrelid = relation and t.tgname = trigger_name
+                     and not (p.pronamespace = 'audit'::regnamespace and p.proname ~ '^capture_[0-9]+$')) then
+            raise exception 'table % has a trigger % of its own', target, trigger_name
+                using errcode = 'duplicate_object', hint = 'Rename that trigger; pg_daybook needs the name.';
+        end if;
         execute format('create or replace trigger ' || definition || ' for each statement execute function audit.%I()',
                        target, function_name);
         execute format('alter table %s enable always trigger %I', target, trigger_name);
@@ -179,6 +243,29 @@ begin atomic
 end;
 comment on function audit.partitions_of(oid) is 'A table and all partitions below it.';
 
+create function audit.let_owner_attach(tracked_id bigint, relation oid)
+    returns void
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    function_name constant text := 'capture_' || tracked_id;
+    owner constant name := (select r.rolname from pg_class c join pg_roles r on r.oid = c.relowner where c.oid = relation);
+begin
+    if has_schema_privilege(owner, 'audit', 'usage')
+       and has_function_privilege(owner, format('audit.%I()', function_name), 'execute')
+       and has_function_privilege(owner, 'audit.create_capture_triggers(oid, text)', 'execute') then
+        return;
+    end if;
+    execute format('grant usage on schema audit to %I', owner);
+    execute format('grant execute on function audit.%I(), audit.create_capture_triggers(oid, text), audit.partitions_of(oid) to %I',
+                   function_name, owner);
+end
+$function$;
+comment on function audit.let_owner_attach(bigint, oid) is
+    'Gives a tracked table''s owner what it takes to put its triggers on partitions that come later.';
+
 create function audit.store_tracking(relation oid, settings jsonb)
     returns text
     language plpgsql
@@ -191,9 +278,10 @@ declare
     known audit.tracked_table;
     tracked audit.tracked_table;
     function_name text;
-    owner text;
 begin
     perform audit.require_owner(relation);
+    -- Checked here and by the table's constraints, whoever calls: names of events are what readers trust.
+    perform audit.refuse_bad_events(relation, nullif(settings -> 'events', 'null'), nullif(settings -> 'column_events', 'null'));
     -- One at a time: the grants below write to the schema's own row.
     perform pg_advisory_xact_lock(hashtext('pg_daybook'), hashtext('tracking'));
     if not exists (select from audit.day_partition where is_beyond) then
@@ -238,11 +326,7 @@ begin
         execute format('alter function audit.%I() owner to audit_capture', function_name);
         revoke create on schema audit from audit_capture;
     end if;
-    -- The owner attaches partitions later and gives them the same triggers.
-    select rolname into owner from pg_roles where oid = (select relowner from pg_class where oid = relation);
-    execute format('grant usage on schema audit to %I', owner);
-    execute format('grant execute on function audit.%I(), audit.create_capture_triggers(oid, text), audit.partitions_of(oid) to %I',
-                   function_name, owner);
+    perform audit.let_owner_attach(tracked.id, relation);
 
     if known.id is null then
         perform audit.write_event('tracking_enabled', format('%I.%I', schema_name, relation_name), tracked.workspace, settings);
@@ -266,15 +350,23 @@ declare
     tracked audit.tracked_table;
     body text;
     function_name constant text := 'capture_' || tracked_id;
+    is_new constant boolean := to_regprocedure(format('audit.%I()', function_name)) is null;
 begin
     -- Two compilations of one table at once would end in "tuple concurrently updated".
-    perform pg_advisory_xact_lock(hashtext('pg_daybook capture'), (tracked_id % 2147483647)::integer);
-    select * into strict tracked from audit.tracked_table where id = tracked_id;
+    select * into strict tracked from audit.tracked_table where id = tracked_id for update;
     body := audit.function_sql(tracked, relation);
-    if md5(body) = tracked.compiled_digest and relation = tracked.relation_oid
-       and to_regprocedure(format('audit.%I()', function_name)) is not null then
+    if md5(body) = tracked.compiled_digest and relation = tracked.relation_oid and not is_new then
         return false;
     end if;
+    -- First, so that the event trigger which the commands below fire finds nothing left to do.
+    update audit.tracked_table t
+    set compiled_digest = md5(body),
+        readable_paths = audit.readable_paths(tracked, relation),
+        relation_oid = relation,
+        column_numbers = coalesce((select jsonb_object_agg(a.attname, a.attnum)
+                          from pg_attribute a
+                          where a.attrelid = relation and a.attnum > 0 and not a.attisdropped), '{}')
+    where t.id = tracked_id;
     -- The settings stand for the caller's: how a value is written must not depend on who writes it.
     execute format($sql$
 create or replace function audit.%I()
@@ -287,20 +379,18 @@ create or replace function audit.%I()
     set intervalstyle = 'postgres'
     set extra_float_digits = '1'
     set bytea_output = 'hex'
+    set row_security = 'on'
+    set constraint_exclusion = 'off'
+    set enable_hashjoin = 'on'
+    set enable_mergejoin = 'on'
     set jit = 'off'
 as %L$sql$, function_name, body);
-    execute format('revoke all on function audit.%I() from public', function_name);
+    if is_new then
+        execute format('revoke all on function audit.%I() from public', function_name);
+    end if;
     execute format('comment on function audit.%I() is %L', function_name,
                    format('Captures %I.%I. Compiled by audit.enable_tracking; compiled anew when the table changes.',
                           tracked.table_schema, tracked.table_name));
-    update audit.tracked_table t
-    set compiled_digest = md5(body),
-        readable_paths = audit.readable_paths(tracked, relation),
-        relation_oid = relation,
-        column_numbers = coalesce((select jsonb_object_agg(a.attname, a.attnum)
-                          from pg_attribute a
-                          where a.attrelid = relation and a.attnum > 0 and not a.attisdropped), '{}')
-    where t.id = tracked_id;
     return true;
 end
 $function$;
@@ -364,10 +454,14 @@ begin
         raise exception 'target: name the table to track'
             using errcode = 'null_value_not_allowed', hint = 'select audit.enable_tracking(''public.document'')';
     end if;
-    perform audit.require_owner(relation);
     if relation_kind not in ('r', 'p') or (select relpersistence from pg_class where oid = relation) = 't' then
         raise exception '% is no ordinary or partitioned table', target
             using errcode = 'wrong_object_type', hint = 'Views, foreign, temporary and materialised tables cannot be tracked.';
+    end if;
+    if not pg_has_role(current_user, (select relowner from pg_class where oid = relation), 'usage') then
+        raise exception 'must be owner of table %', target
+            using errcode = 'insufficient_privilege',
+                  hint = 'Tracking is turned on and off by the table''s owner or a superuser.';
     end if;
     if (select relnamespace from pg_class where oid = relation) in ('audit'::regnamespace, 'pg_catalog'::regnamespace) then
         raise exception '% cannot be tracked', target
@@ -386,8 +480,12 @@ begin
         raise exception 'missing_actor: % is neither system nor refuse', coalesce(quote_literal(missing_actor), 'null')
             using errcode = 'invalid_parameter_value', hint = 'missing_actor => ''system''';
     end if;
-    if max_value_bytes is null or max_value_bytes < 64 then
-        raise exception 'max_value_bytes: % is less than 64', coalesce(max_value_bytes::text, 'null')
+    if resource_type = 'audit_log' or length(resource_type) > 200 then
+        raise exception 'resource_type: % is the log itself, or longer than 200 characters', left(resource_type, 20)
+            using errcode = 'invalid_parameter_value', hint = 'resource_type => ''document''';
+    end if;
+    if max_value_bytes is null or max_value_bytes not between 64 and 16777216 then
+        raise exception 'max_value_bytes: % is not between 64 and 16777216', coalesce(max_value_bytes::text, 'null')
             using errcode = 'invalid_parameter_value', hint = 'max_value_bytes => 65536';
     end if;
     if kind <> 'resource' and coalesce(cardinality(resource_id_columns), 0) = 0 then
@@ -409,6 +507,18 @@ begin
     if soft_delete_column = any(excluded_columns) then
         raise exception 'soft_delete_column: % is excluded', soft_delete_column
             using errcode = 'invalid_parameter_value', hint = 'Take it out of excluded_columns.';
+    end if;
+
+    select name into cascading
+    from unnest(excluded_columns || redacted_columns) name
+    where name = any(coalesce(resource_id_columns, audit.primary_key_columns(relation))
+                     || audit.primary_key_columns(relation) || resource_type_column
+                     || split_part(resource_name_column, '.', 1) || split_part(subject_column, '.', 1)
+                     || split_part(workspace_column, '.', 1));
+    if cascading is not null then
+        raise exception 'excluded_columns, redacted_columns: % is shown elsewhere in the entry', cascading
+            using errcode = 'invalid_parameter_value',
+                  hint = 'A column that makes the key, resource, name, subject or workspace cannot be kept secret.';
     end if;
 
     if num_nonnulls(workspace, workspace_column, workspace_setting) > 1 then
@@ -449,6 +559,7 @@ begin
                        (select nspname from pg_namespace n join pg_class c on c.relnamespace = n.oid where c.oid = relation));
     end if;
 
+    perform audit.show_ownership(relation);
     function_name := audit.store_tracking(relation, jsonb_build_object(
         'kind', kind, 'resource_type', resource_type, 'resource_type_column', resource_type_column,
         'resource_id_columns', resource_id_columns, 'resource_name_column', resource_name_column,
@@ -457,6 +568,7 @@ begin
         'soft_delete_column', soft_delete_column, 'excluded_columns', coalesce(excluded_columns, '{}'),
         'redacted_columns', coalesce(redacted_columns, '{}'), 'max_value_bytes', max_value_bytes,
         'missing_actor', missing_actor));
+    perform audit.hide_ownership(relation);
     for partition in select audit.partitions_of(relation) loop
         perform audit.create_capture_triggers(partition, function_name);
     end loop;
@@ -479,7 +591,7 @@ begin
         raise exception 'target: name the table'
             using errcode = 'null_value_not_allowed', hint = 'select audit.disable_tracking(''public.document'')';
     end if;
-    perform audit.require_owner(target);
+    perform audit.show_ownership(target);
     for partition in select audit.partitions_of(target) loop
         for trigger_name in
             select t.tgname
@@ -496,6 +608,7 @@ begin
         execute format('drop policy audit_capture_counts on %s', target);
     end if;
     perform audit.remove_tracking(target);
+    perform audit.hide_ownership(target);
 end
 $function$;
 comment on function audit.disable_tracking(regclass) is

@@ -2,6 +2,8 @@
 -- a dropped table loses its settings. Nothing here may fail the application's DDL: what cannot be followed is a warning,
 -- the compiled function notices by itself, and audit.check() lists it.
 
+set search_path = pg_catalog, pg_temp;
+
 create function audit.rename_columns(names text[], renamed jsonb)
     returns text[]
     language sql
@@ -35,7 +37,8 @@ begin
     -- The trigger is the proof: a name may have passed to another table, an OID does not survive a restore.
     foreach candidate in array array[
         tracked.relation_oid,
-        to_regclass(format('%I.%I', tracked.table_schema, tracked.table_name))::oid]
+        (select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
+         where n.nspname = tracked.table_schema and c.relname = tracked.table_name)]
     loop
         if exists (
             select from pg_trigger t
@@ -65,9 +68,11 @@ declare
     is_changed boolean;
     is_renamed boolean;
 begin
-    select * into tracked from audit.tracked_table where id = tracked_id for update;
+    -- Never a wait: another transaction that holds the row may wait for the very table that is being altered here. What is left
+    -- out now shows in the fingerprint at the next write, and upkeep compiles it.
+    select * into tracked from audit.tracked_table where id = tracked_id for update skip locked;
     relation := audit.tracked_relation(tracked);
-    if relation is null then
+    if tracked.id is null or relation is null then
         return false;
     end if;
     shape_before := tracked.column_numbers;
@@ -86,7 +91,8 @@ begin
         workspace_column = audit.rename_path(t.workspace_column, renamed),
         soft_delete_column = audit.rename_path(t.soft_delete_column, renamed),
         -- A name whose column was dropped stays: should it come back, it is still excluded.
-        excluded_columns = coalesce(audit.rename_columns(t.excluded_columns, renamed), '{}'),
+        excluded_columns = coalesce(audit.rename_columns(t.excluded_columns, renamed), '{}')
+            || case when relation = tracked.relation_oid then '{}' else audit.unfollowed_columns(tracked, relation) end,
         redacted_columns = coalesce(audit.rename_columns(t.redacted_columns, renamed), '{}'),
         column_events = (
             select jsonb_object_agg(e.key, to_jsonb(audit.rename_columns(array(select jsonb_array_elements_text(e.value)), renamed)))
@@ -98,6 +104,7 @@ begin
     into is_renamed from audit.tracked_table t where t.id = tracked_id;
 
     is_changed := audit.compile_tracking(tracked_id, relation);
+    perform audit.let_owner_attach(tracked_id, relation);
     if command is not null and (is_changed or is_renamed) then
         select * into tracked from audit.tracked_table where id = tracked_id;
         if is_renamed or shape_before <> tracked.column_numbers or command = 'ALTER TABLE' then
@@ -130,6 +137,9 @@ begin
         left join pg_class c on c.oid = t.relation_oid
         left join pg_namespace n on n.oid = c.relnamespace
         where t.relation_oid = any(touched)
+           -- A rename in a parent, or in the type of a typed table, renames the columns of those that inherit it.
+           or exists (select from pg_inherits h where h.inhrelid = t.relation_oid and h.inhparent = any(touched))
+           or (command = 'ALTER TYPE' and c.reloftype <> 0)
            or (n.nspname, c.relname) is distinct from (t.table_schema::name, t.table_name::name)
            or (concat(t.workspace_column, t.resource_name_column, t.subject_column) like '%.%'
                -- A schema, extension or operator that moved stands in the compiled text; what else made a lookup readable or
@@ -180,14 +190,25 @@ declare
     touched oid[];
 begin
     for tracked in
+        -- By number or by name: after a restore the number is another one, after a rename nobody followed the name.
         select t.*
         from pg_event_trigger_dropped_objects() d
-        join audit.tracked_table t on t.relation_oid = d.objid and d.classid = 'pg_class'::regclass and d.objsubid = 0
+        join audit.tracked_table t
+            on t.relation_oid = d.objid or (t.table_schema, t.table_name) = (d.schema_name, d.object_name)
+        where d.classid = 'pg_class'::regclass and d.objsubid = 0 and d.object_type = 'table' and not d.is_temporary
+          -- The proof: no table carries its triggers any more.
+          and not exists (select from pg_trigger g
+                          where g.tgfoid = to_regprocedure(format('audit.%I()', 'capture_' || t.id)))
     loop
-        delete from audit.tracked_table where id = tracked.id;
-        execute format('drop function if exists audit.%I()', 'capture_' || tracked.id);
-        perform audit.write_event('table_dropped', format('%I.%I', tracked.table_schema, tracked.table_name), tracked.workspace,
-                                  jsonb_build_object('command', tg_tag));
+        begin
+            delete from audit.tracked_table where id = tracked.id;
+            execute format('drop function if exists audit.%I()', 'capture_' || tracked.id);
+            perform audit.write_event('table_dropped', format('%I.%I', tracked.table_schema, tracked.table_name), tracked.workspace,
+                                      jsonb_build_object('command', tg_tag));
+        exception when others then
+            raise warning 'pg_daybook could not end the tracking of %.%: %', tracked.table_schema, tracked.table_name, sqlerrm
+                using hint = '"select * from audit.check()" shows what to do.';
+        end;
     end loop;
     select coalesce(array_agg(objid), '{}') into touched
     from pg_event_trigger_dropped_objects()
@@ -257,12 +278,13 @@ begin
         return;
     end if;
     create event trigger audit_follow_ddl on ddl_command_end
-        when tag in ('ALTER TABLE', 'ALTER SCHEMA', 'GRANT', 'REVOKE', 'ALTER EXTENSION', 'ALTER OPERATOR')
+        when tag in ('ALTER TABLE', 'ALTER SCHEMA', 'ALTER TYPE', 'GRANT', 'REVOKE', 'CREATE INDEX',
+                     'CREATE STATISTICS', 'ALTER EXTENSION', 'ALTER OPERATOR')
         execute function audit.follow_ddl();
     create event trigger audit_follow_drop on sql_drop
         execute function audit.follow_drop();
     create event trigger audit_follow_partitions on ddl_command_end
-        when tag in ('ALTER TABLE', 'CREATE TABLE')
+        when tag in ('ALTER TABLE', 'CREATE TABLE', 'CREATE SCHEMA')
         execute function audit.follow_partitions();
     alter event trigger audit_follow_ddl enable always;
     alter event trigger audit_follow_drop enable always;

@@ -1,5 +1,7 @@
 -- What is no write, the application records itself.
 
+set search_path = pg_catalog, pg_temp;
+
 create function audit.record(
     event text,
     resource_type text,

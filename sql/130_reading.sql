@@ -1,6 +1,8 @@
 -- What readers see: views over the log. They run with the reader's own rights, so that row-level security holds, and are no
 -- security barriers, which would lose the ordered append over the days.
 
+set search_path = pg_catalog, pg_temp;
+
 create view audit.timeline
     with (security_invoker = true)
 as

@@ -1,5 +1,7 @@
 -- API keys: only their SHA-256 is stored.
 
+set search_path = pg_catalog, pg_temp;
+
 create table audit.api_key (
     prefix text collate "C" not null,
     digest bytea not null,

@@ -1,5 +1,7 @@
 -- What could slip past the log: each finding with the statement that mends it.
 
+set search_path = pg_catalog, pg_temp;
+
 create function audit.check()
     returns table (severity text, problem text, object_name text, detail text, mend text)
     language plpgsql
@@ -17,7 +19,9 @@ declare
 begin
     for tracked in select * from audit.tracked_table t order by t.table_schema, t.table_name loop
         table_label := format('%I.%I', tracked.table_schema, tracked.table_name);
-        relation := coalesce(audit.tracked_relation(tracked), to_regclass(table_label)::oid);
+        relation := coalesce(audit.tracked_relation(tracked), (
+            select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
+            where n.nspname = tracked.table_schema and c.relname = tracked.table_name));
         if relation is null then
             return query select 'bypass', 'table_missing', table_label,
                 'The tracked table is gone and its settings stayed.'::text,
@@ -44,6 +48,15 @@ begin
             on t.tgrelid = part.oid and t.tgname = expected.name
            and t.tgfoid = to_regprocedure(format('audit.%I()', 'capture_' || tracked.id))
         where t.tgenabled is distinct from 'A';
+
+        return query
+        select 'bypass'::text, 'parent_untracked'::text, h.inhparent::regclass::text,
+               format('A write to it reaches %s and leaves no entry.', table_label),
+               format('select audit.enable_tracking(%L), or end the inheritance', h.inhparent::regclass)
+        from pg_inherits h
+        where h.inhrelid = relation
+          and not exists (select from pg_trigger t join pg_proc p on p.oid = t.tgfoid
+                          where t.tgrelid = h.inhparent and p.pronamespace = 'audit'::regnamespace and p.proname ~ '^capture_[0-9]+$');
 
         if md5(audit.function_sql(tracked, relation)) is distinct from tracked.compiled_digest then
             return query select 'warning', 'function_stale', table_label,

@@ -1,6 +1,8 @@
 -- Upkeep in one call, for pg_cron and psql. "daybook maintain" takes the same steps, each in a transaction of its own, and
 -- detaches concurrently, which no function can.
 
+set search_path = pg_catalog, pg_temp;
+
 create function audit.days_past_retention()
     returns table (partition_name text)
     language sql
@@ -16,6 +18,7 @@ begin atomic
     from pg_catalog.pg_class c
     where c.relnamespace = 'audit'::regnamespace and c.relkind = 'r' and not c.relispartition
       and c.relname ~ '^entry_[0-9]{8}$'
+      and to_date(right(c.relname, 8), 'YYYYMMDD') < audit.utc_day(clock_timestamp()) - (select retention_days from audit.upkeep)
     order by 1;
 end;
 comment on function audit.days_past_retention() is 'The day partitions of audit.entry that retention no longer keeps, oldest first.';
@@ -45,37 +48,48 @@ declare
     days_made integer := 0;
     days_dropped text[] := '{}';
     compiled integer := 0;
-    problem text;
+    problems text[] := '{}';
+    counts jsonb := '{}';
     day_name text;
     tracked_id bigint;
 begin
     if not pg_try_advisory_xact_lock(hashtext('pg_daybook'), hashtext('upkeep')) then
         return jsonb_build_object('ran', false);
     end if;
-    begin
-        days_made := audit.prepare_days();
-    exception when lock_not_available then
-        problem := 'days ahead: the log was busy; the next run tries again';
-    end;
-    for day_name in select partition_name from audit.days_past_retention() loop
-        begin
-            perform audit.drop_day(day_name);
-            days_dropped := days_dropped || day_name;
-        exception when lock_not_available then
-            problem := format('%s: a reader holds it; the next run drops it', day_name);
-            exit;
-        end;
-    end loop;
+    -- What takes long comes before what takes locks: these are held until the transaction ends.
     for tracked_id in select id from audit.tracked_table order by id loop
         begin
             compiled := compiled + audit.follow_table(tracked_id, 'audit.maintain')::integer;
-        exception when lock_not_available then
-            problem := coalesce(problem, 'a tracked table was being changed; the next run looks at it');
+        exception when others then
+            problems := problems || format('tracked table number %s: %s', tracked_id, sqlerrm);
         end;
     end loop;
-    perform audit.note_upkeep(problem);
+    for day_name in select partition_name from audit.days_past_retention() loop
+        counts := counts || jsonb_build_object(day_name, audit.count_day(day_name));
+    end loop;
+    for day_name in select partition_name from audit.days_past_retention() loop
+        begin
+            perform audit.drop_day(day_name, counts -> day_name);
+            days_dropped := days_dropped || day_name;
+        exception
+            when lock_not_available then
+                problems := problems || format('%s: a reader holds it; the next run drops it', day_name);
+                exit;
+            when others then
+                problems := problems || format('%s: %s', day_name, sqlerrm);
+        end;
+    end loop;
+    begin
+        days_made := audit.prepare_days();
+    exception
+        when lock_not_available then
+            problems := problems || 'days ahead: the log was busy; the next run tries again'::text;
+        when others then
+            problems := problems || format('days ahead: %s', sqlerrm);
+    end;
+    perform audit.note_upkeep(nullif(array_to_string(problems, '; '), ''));
     return jsonb_build_object('ran', true, 'days_made', days_made, 'days_dropped', to_jsonb(days_dropped),
-                              'functions_compiled', compiled, 'problem', problem);
+                              'functions_compiled', compiled, 'problem', nullif(array_to_string(problems, '; '), ''));
 end
 $function$;
 comment on function audit.maintain() is

@@ -1,6 +1,8 @@
 -- Every owner, grant and policy of the log, on one page. Application roles get nothing here; the owner of a tracked table gets,
 -- from enable_tracking, what it takes to attach partitions later.
 
+set search_path = pg_catalog, pg_temp;
+
 -- Owners: everything belongs to audit_owner; compiled capture functions are given to audit_capture when they are made.
 do $owners$
 declare
@@ -57,7 +59,8 @@ grant execute on function
     audit.new_entry_id(timestamptz), audit.write_moment(), audit.read_actor_context(),
     audit.capture_pieces(bigint, oid), audit.changed_columns_sql(jsonb), audit.pair_sql(), audit.object_sql(jsonb, text),
     audit.row_event_sql(jsonb, text, text[]), audit.row_sql(jsonb, text, text[]), audit.bulk_sql(jsonb, text, text[]),
-    audit.truncate_sql(jsonb, oid), audit.count_is_exact(oid), audit.write_uncounted_truncate(oid, text, text, jsonb)
+    audit.truncate_sql(jsonb, oid), audit.count_is_exact(oid), audit.runs_code_when_read(oid),
+    audit.runs_code_when_read_sql(text, boolean), audit.write_uncounted_truncate(oid, text, text, jsonb)
     to audit_capture;
 
 -- audit_writer: an application's role that owns tables to track, or records events.
@@ -67,8 +70,10 @@ grant execute on function
     audit.record(text, text, text, text, text, jsonb),
     audit.enable_tracking(regclass, text, text, text, text[], text, text, text, text, text, jsonb, jsonb, text, text[], text[], integer, text),
     audit.disable_tracking(regclass),
-    audit.require_owner(oid), audit.refuse_unknown_columns(oid, text, text[]), audit.refuse_unusable_path(oid, text, text),
-    audit.refuse_bad_events(oid, jsonb, jsonb), audit.find_lookup(oid, text), audit.own_events(), audit.is_event_name(text),
+    audit.prove_ownership(), audit.show_ownership(oid), audit.hide_ownership(oid),
+    audit.primary_key_columns(oid), audit.refuse_unknown_columns(oid, text, text[]), audit.refuse_unusable_path(oid, text, text),
+    audit.refuse_bad_events(oid, jsonb, jsonb), audit.find_lookup(oid, text),
+    audit.runs_code_when_read(oid), audit.runs_code_when_read_sql(text, boolean), audit.own_events(), audit.is_event_name(text),
     audit.store_tracking(oid, jsonb), audit.remove_tracking(oid),
     audit.partitions_of(oid), audit.create_capture_triggers(oid, text)
     to audit_writer;
@@ -95,7 +100,7 @@ grant execute on function
 grant usage on schema audit to audit_maintainer;
 grant select on audit.day_partition, audit.tracked_table, audit.upkeep to audit_maintainer;
 grant execute on function
-    audit.maintain(), audit.prepare_days(), audit.drop_day(text), audit.days_past_retention(), audit.note_upkeep(text),
+    audit.maintain(), audit.prepare_days(), audit.drop_day(text, jsonb), audit.count_day(text), audit.days_past_retention(), audit.note_upkeep(text),
     audit.follow_table(bigint, text), audit.check(), audit.upkeep_status(), audit.upkeep_is_late(), audit.retention_days(),
     audit.day_start(date), audit.utc_day(timestamptz),
     audit.create_key(text, bytea, text, text, text, timestamptz), audit.revoke_key(text), audit.list_keys()

@@ -1,6 +1,8 @@
 -- The first days. As an extension none are made here: a restore runs this script before it brings the days of the dump;
 -- enable_tracking and maintain() make them when they are missing.
 
+set search_path = pg_catalog, pg_temp;
+
 do $first_days$
 declare
     member text;

@@ -99,6 +99,17 @@ def test_the_system_cannot_be_impersonated(document: Connection) -> None:
     assert trail(document, ACTOR + ", context") == [("system", "system", "system", {"invalid": {"actor_id": "system"}})]
 
 
+def test_nobody_is_called_system_or_nothing(document: Connection) -> None:
+    write(document, "audit.set_actor('42', 'system')")
+    write(document, "audit.set_actor('42', '  ')")
+    write(document, "set_config('audit.actor_id', '  ', true)")
+    assert trail(document, ACTOR + ", context") == [
+        ("user", "42", "42", {"invalid": {"actor_name": "system"}}),
+        ("user", "42", "42", None),
+        ("system", "system", "system", None),
+    ]
+
+
 def test_the_application_records_what_is_no_write(document: Connection) -> None:
     document.execute("begin; select audit.set_actor('42', 'Ada')")
     document.execute("select audit.record('dashboard_viewed', 'dashboard', '7', 'Sales', 'acme', '{\"seconds\": 3}')")

@@ -214,7 +214,8 @@ def test_all_wrong_parameters_are_named_at_once(api: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["0", "-1", "abc", "1.0", "3", "1" + "0" * 30, "9" * 5000, "\uff11", "1 ", " 1", "1_0", "0x1", "LAST", "\0"]
+    "page",
+    ["0", "-1", "abc", "1.0", "3", "1" + "0" * 30, "9" * 5000, "\uff11", "1 ", "  1", "1_0", "0x1", "LAST", "\0"],
 )
 def test_a_page_that_is_not_there_is_not_found(api: Client, page: str) -> None:
     answer = api.get(WORKSPACE, params={"page": page}, headers=AS_ADMIN)
@@ -225,6 +226,16 @@ def test_a_page_that_is_not_there_is_not_found(api: Client, page: str) -> None:
 def test_the_first_page_has_several_spellings(api: Client, page: str) -> None:
     answer = api.get(WORKSPACE, params={"page": page}, headers=AS_ADMIN)
     assert (answer.status_code, answer.json()["meta"]) == (200, {"page": 1, "next_page": 2, "previous_page": None})
+
+
+@pytest.mark.parametrize("query", ["page=+1", "days=+7", "page_size=+50", "page=+1&days=+7&page_size=+50"])
+def test_a_plus_that_was_not_escaped_is_a_sign(api: Client, query: str) -> None:
+    answer = api.get(f"{WORKSPACE}?{query}", headers=AS_ADMIN)
+    assert (answer.status_code, len(answer.json()["results"]), answer.json()["count"]) == (200, 50, 51)
+
+
+def test_a_page_size_whose_plus_was_not_escaped_is_taken(api: Client) -> None:
+    assert len(api.get(WORKSPACE + "?page_size=+7", headers=AS_ADMIN).json()["results"]) == 7
 
 
 @pytest.mark.parametrize("page", ["2", "last"])
@@ -267,7 +278,7 @@ def test_a_page_size_above_the_maximum_is_the_maximum(api: Client, size: str) ->
 # Days
 
 
-@pytest.mark.parametrize("days", ["x", "1.5", "1 ", " 1", "\uff19", "1e3", "0x10", "--1", "+"])
+@pytest.mark.parametrize("days", ["x", "1.5", "1 ", "  1", " +1", " -1", "\uff19", "1e3", "0x10", "--1", "+"])
 def test_days_must_be_an_integer(api: Client, days: str) -> None:
     answer = api.get(WORKSPACE, params={"days": days}, headers=AS_ADMIN)
     assert (answer.status_code, answer.text) == (400, '{"days":["A valid integer is required."]}')

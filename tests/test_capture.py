@@ -1,7 +1,11 @@
 """One statement on a tracked table gives one entry for each workspace, event and operation in which it changed rows."""
 
 import hashlib
+import os
+import subprocess
+from pathlib import Path
 
+import psycopg
 import pytest
 
 from tests.conftest import Database
@@ -295,6 +299,78 @@ def test_session_replication_role_does_not_silence_the_log(document: Connection)
     document.execute("set session_replication_role = replica")
     document.execute("update document set title = 'x' where id = 1")
     assert trail(document, "after") == [({"title": "x"},)]
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "row_security = off",
+        "standard_conforming_strings = off",
+        "quote_all_identifiers = on",
+        "transform_null_equals = on",
+        "enable_hashjoin = off; set enable_mergejoin = off",
+        "plan_cache_mode = force_generic_plan",
+        "default_transaction_isolation = 'serializable'",
+        "constraint_exclusion = on",
+        "search_path = ''",
+    ],
+)
+def test_the_callers_settings_do_not_matter(document: Connection, setting: str) -> None:
+    document.execute(f"set {setting}".encode())
+    document.execute("insert into public.document values (3, 'acme', 'x', 1)")
+    document.execute("update public.document set title = 'y'")
+    document.execute("delete from public.document where id = 3")
+    document.execute("truncate public.document")
+    assert trail(document, "operation, row_count")[:3] == [("INSERT", 1), ("UPDATE", 3), ("DELETE", 1)]
+    assert trail(document, "operation")[3:] == [("TRUNCATE",)]
+
+
+def test_a_truncate_in_a_repeatable_read_transaction_leaves_an_estimated_entry(
+    database: Database, document: Connection
+) -> None:
+    document.execute("analyze document")
+    old = database.connect()
+    old.execute("begin isolation level repeatable read; select 1")
+    document.execute("insert into document values (3, 'acme', 'x', 1)")
+    old.execute("truncate document; commit")
+    estimated = {"details": {"row_count_is_estimated": True}}
+    assert trail(document, "operation, row_count, context")[1:] == [("TRUNCATE", 2, estimated)]
+
+
+def test_odd_keys_are_captured(db: Connection) -> None:
+    db.execute(
+        'create table odd (pk text collate "C" primary key, other text collate "POSIX", workspace_id text, js json[])'
+    )
+    db.execute("select audit.enable_tracking('odd', 'permission', resource_id_columns => '{other}')")
+    db.execute(
+        r"""insert into odd values ('a', 'r', 'acme', array['{"a": "\u0000"}']::json[]), ('b', 'r', 'acme', null)"""
+    )
+    db.execute("update odd set other = 's'")
+    assert trail(db, "operation, row_count, resource_id") == [("INSERT", 2, "r"), ("UPDATE", 2, "s")]
+
+
+def test_keys_of_a_nondeterministic_collation_are_told_apart(db: Connection) -> None:
+    try:
+        db.execute("create collation loose (provider = icu, locale = 'und-u-ks-level2', deterministic = false)")
+    except psycopg.errors.FeatureNotSupported:
+        pytest.skip("this server was built without ICU")
+    db.execute("create table odd (pk text collate loose primary key, workspace_id text)")
+    db.execute("select audit.enable_tracking('odd')")
+    db.execute("insert into odd values ('a', 'acme')")
+    db.execute("update odd set pk = 'A'")
+    assert trail(db, "resource_id, row_key, before, after")[1:] == [("A", "a", {"pk": "a"}, {"pk": "A"})]
+
+
+def test_bytes_that_are_no_text_fail_neither_write_nor_read(
+    database: Database, document: Connection, pg_bin: Path
+) -> None:
+    options = os.fsdecode(b"-c audit.actor_id=a\xff -c audit.reason=\xc3")
+    command = [str(pg_bin / "psql"), "--quiet", "--dbname", database.url()]
+    update = ["--command", "update document set title = 'x' where id = 1"]
+    subprocess.run([*command, *update], env={**os.environ, "PGOPTIONS": options}, check=True)
+    assert trail(document, "actor_id, context") == [
+        ("system", {"invalid": {"encoding": "actor and context hold bytes that are no text"}})
+    ]
 
 
 def test_the_callers_search_path_and_temporary_tables_do_not_matter(document: Connection) -> None:

@@ -51,6 +51,14 @@ def test_a_partition_that_came_while_event_triggers_were_off_is_found(document: 
     assert bypasses(document) == []
 
 
+def test_an_untracked_parent_through_which_one_can_write_is_found(document: Connection) -> None:
+    document.execute("create table kid (id integer, workspace_id text)")
+    document.execute("select audit.enable_tracking('kid', resource_id_columns => '{id}')")
+    document.execute("create table base (id integer, workspace_id text)")
+    document.execute("alter table kid inherit base")
+    assert bypasses(document) == [("parent_untracked", "public.base")]
+
+
 @pytest.mark.parametrize(
     ("damage", "problem"),
     [

@@ -55,6 +55,15 @@ def tracked(db: Connection) -> Connection:
             ),
         ),
         (
+            "no function is bound to another one outside pg_catalog and audit",
+            (
+                "select d.objid::regprocedure::text from pg_depend d join pg_proc p on p.oid = d.refobjid"
+                " where d.classid = 'pg_proc'::regclass and d.refclassid = 'pg_proc'::regclass"
+                " and d.objid in (select oid from pg_proc where pronamespace = 'audit'::regnamespace)"
+                " and p.pronamespace not in ('audit'::regnamespace, 'pg_catalog'::regnamespace)"
+            ),
+        ),
+        (
             "PUBLIC has nothing",
             (
                 "select p.oid::regprocedure::text from pg_proc p"

@@ -157,6 +157,33 @@ def test_a_day_that_is_not_past_retention_cannot_be_dropped(database: Database, 
         database.connect("maintainer").execute("select audit.drop_day(%s)", name)
 
 
+def test_one_steps_trouble_leaves_the_others_their_turn(database: Database, document: Connection) -> None:
+    make_past(document, 92)
+    document.execute("update audit.upkeep set days_ahead = 31")
+    document.execute(
+        f"do $$ begin execute format('create table audit.entry_%s ()', to_char({TODAY} + 31, 'YYYYMMDD'));"
+        " end $$".encode()
+    )
+    document.execute("update audit.tracked_table set table_name = 'gone', relation_oid = 1")
+    run = maintain(database.url("maintainer"))
+    assert len(run.days_dropped) == 2
+    assert run.problem is not None
+    assert "already exists" in run.problem
+    row = document.execute("select audit.maintain()->>'problem', (select last_problem from audit.upkeep)").fetchone()
+    assert row is not None
+    assert "already exists" in row[0]
+    assert "already exists" in row[1]
+
+
+def test_a_day_that_a_dba_detached_is_kept_until_it_is_past_retention(database: Database, db: Connection) -> None:
+    make_past(db, 3)
+    name = db.execute(f"select to_char({TODAY} - 3, '\"entry_\"YYYYMMDD')".encode()).fetchone()
+    assert name is not None
+    db.execute(f"alter table audit.entry detach partition audit.{name[0]}".encode())
+    assert maintain(database.url("maintainer")).problem is None
+    assert count(db, f"select count(*) from audit.{name[0]}") == 1
+
+
 def test_many_runners_at_once_are_safe_and_one_works(database: Database, db: Connection) -> None:
     with db.transaction():
         db.execute("select pg_advisory_xact_lock(hashtext('pg_daybook'), hashtext('upkeep'))")

@@ -66,6 +66,20 @@ def test_psql_alone_installs_the_log(empty_database: Database, pg_bin: Path) -> 
     assert count(empty_database.connect(), "select count(*) from audit.upkeep") == 1
 
 
+def test_an_installation_runs_no_function_that_lies_in_wait(empty_database: Database) -> None:
+    connection = empty_database.connect()
+    connection.execute("create table loot (who text)")
+    connection.execute(
+        "create function public.format(text, text) returns text language plpgsql as"
+        " $$ begin insert into public.loot values (current_user); return pg_catalog.format($1, $2); end $$"
+    )
+    migrate(empty_database.url())
+    connection.execute("create table document (id integer primary key, workspace_id text)")
+    connection.execute("select audit.enable_tracking('document')")
+    connection.execute("insert into document values (1, 'acme')")
+    assert connection.execute("select who from loot").fetchall() == []
+
+
 def test_a_schema_audit_that_is_not_ours_stops_the_installation(empty_database: Database) -> None:
     empty_database.connect().execute("create schema audit; create table audit.logged_actions (id integer)")
     with pytest.raises(SchemaError, match="a schema named audit exists already and is not pg_daybook's"):
@@ -76,6 +90,17 @@ def test_a_schema_audit_that_is_not_ours_stops_the_installation(empty_database: 
 def test_a_downgrade_refuses_to_destroy_the_log_unless_told_to(database: Database) -> None:
     with pytest.raises(SchemaError, match="would destroy the log"):
         downgrade(database.url())
+
+
+@pytest.mark.parametrize("others", ["", "create schema audit; create table audit.logged_actions (id integer)"])
+def test_a_database_without_a_log_has_none_to_take_out(empty_database: Database, others: str) -> None:
+    connection = empty_database.connect()
+    connection.execute(others.encode())
+    before = connection.execute("select from pg_class").rowcount
+    with pytest.raises(SchemaError, match="holds no log"):
+        downgrade(empty_database.url(), destroy_log=True)
+    assert connection.execute("select from pg_class").rowcount == before
+    assert count(connection, "select count(*) from pg_namespace where nspname = 'audit'") == bool(others)
 
 
 def test_roles_are_never_dropped(database: Database) -> None:

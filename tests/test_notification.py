@@ -420,6 +420,16 @@ def test_the_only_row_of_an_entry_is_its_page_of_changes(api: Client, db: Connec
     assert api.get(f"{ENTRY}{entry}/changes/?page=2", headers=AS_ADMIN).status_code == 404
 
 
+@pytest.mark.parametrize(("operation", "row_count"), [("TRUNCATE", 1), ("TRUNCATE", 9), ("EVENT", 0), ("EVENT", 1)])
+def test_an_event_and_a_truncate_have_no_page_of_changes_either(
+    api: Client, db: Connection, operation: str, row_count: int
+) -> None:
+    entry = add_entry(db, operation=operation, row_count=row_count, event="resource_deleted")
+    answer = api.get(f"{ENTRY}{entry}/changes/", headers=AS_ADMIN).json()
+    assert (answer["count"], answer["results"], answer["total_pages"]) == (0, [], 1)
+    assert api.get(f"{ENTRY}{entry}/changes/?page=2", headers=AS_ADMIN).status_code == 404
+
+
 # Rights
 
 

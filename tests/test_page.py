@@ -64,7 +64,7 @@ def test_who_is_not_signed_in_is_asked_to(web: Client) -> None:
 def test_signing_in_keeps_the_key_where_no_script_and_no_other_site_gets_it(web: Client) -> None:
     answer = web.post(PAGE + "/sign-in", data={"key": f" {ADMIN}\n", "back": "days=7&user=Ada"})
     assert (answer.status_code, answer.headers["Location"]) == (303, "/settings/audit-log?days=7&user=Ada")
-    assert answer.headers["Set-Cookie"] == f"daybook_key={ADMIN}; HttpOnly; Path=/settings/audit-log; SameSite=strict"
+    assert answer.headers["Set-Cookie"] == f"daybook_key={ADMIN}; HttpOnly; Path=/settings/audit-log; SameSite=Strict"
 
 
 def test_the_cookie_is_for_https_alone_where_the_page_is(database: Database, db: Connection) -> None:
@@ -116,6 +116,7 @@ def test_signing_out_forgets_the_key(web: Client) -> None:
 def test_a_form_that_another_site_sends_is_refused(web: Client, headers: dict[str, str], path: str) -> None:
     answer = web.post(PAGE + path, data={"key": ADMIN}, headers=headers)
     assert (answer.status_code, "Set-Cookie" in answer.headers) == (403, False)
+    assert "This form was sent from another site, so nothing was done." in words(answer.text)
 
 
 @pytest.mark.parametrize("headers", [{"Sec-Fetch-Site": "same-origin"}, {"Origin": "http://log.example"}])
@@ -207,6 +208,12 @@ def test_a_bulk_entry_leads_to_a_page_of_its_rows(web: Client, db: Connection) -
     first, second = text_of(web, f"/entry/{bulk}"), text_of(web, f"/entry/{bulk}?page=2")
     assert "Document 1 (1) Column Before After size 1 2 Document 2 (2)" in first
     assert "Document 60 (60) Column Before After size 60 61" in second
+
+
+@pytest.mark.parametrize("row_count", [1, 9])
+def test_a_truncate_says_that_no_rows_were_kept(web: Client, db: Connection, row_count: int) -> None:
+    entry = add_entry(db, operation="TRUNCATE", row_count=row_count, resource_id=None, event="resource_deleted")
+    assert "No rows were kept for this entry." in text_of(web, f"/entry/{entry}")
 
 
 def test_an_entry_of_another_workspace_is_not_found(web: Client, db: Connection) -> None:

@@ -138,6 +138,68 @@ def test_capture_inserts_and_nothing_else(document: Connection) -> None:
     assert owners == [("audit_capture", True)]
 
 
+def test_the_definer_functions_of_tracking_want_proof_of_ownership(database: Database, db: Connection) -> None:
+    # A superuser's ANALYZE runs the index function of whoever owns a table, with the superuser as its session_user.
+    db.execute("create table victim (id integer primary key, workspace_id text)")
+    db.execute("select audit.enable_tracking('victim')")
+    owner = database.connect("app_owner")
+    owner.execute("create table bait (a integer)")
+    owner.execute("insert into bait values (1)")
+    owner.execute(
+        "create function go() returns void language plpgsql as $$ begin if session_user <> 'app_owner' then"
+        """ perform audit.store_tracking('public.victim'::regclass, '{"kind": "resource", "workspace": "evil","""
+        """ "excluded_columns": [], "redacted_columns": [], "max_value_bytes": 65536, "missing_actor": "system"}');"""
+        " end if; end $$"
+    )
+    owner.execute(
+        "create function idx(integer) returns integer language plpgsql immutable as"
+        " $$ begin perform public.go(); return $1; end $$"
+    )
+    owner.execute("create index on bait (idx(a))")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="must be owner of table"):
+        db.execute("analyze bait")
+    assert db.execute("select workspace from audit.tracked_table").fetchall() == [(None,)]
+
+
+@pytest.mark.parametrize(
+    "code", ["create index on loot_table (id) where ev() = 1", "create index on loot_table ((ev()))"]
+)
+def test_capture_plans_no_query_that_runs_the_owners_functions(database: Database, db: Connection, code: str) -> None:
+    owner = database.connect("app_owner")
+    owner.execute("create table loot (who text); grant insert on loot to public")
+    owner.execute(
+        "create function ev_v() returns integer language plpgsql volatile as $$ begin"
+        " insert into public.loot values (current_user); return 1; end $$"
+    )
+    owner.execute(
+        "create function ev() returns integer language plpgsql immutable as"
+        " $$ begin perform public.ev_v(); return 1; end $$"
+    )
+    owner.execute("create table loot_table (id integer primary key, workspace_id text)")
+    owner.execute("grant select on loot_table to audit_capture")
+    owner.execute("create table kid (id integer primary key, up integer references loot_table, workspace_id text)")
+    owner.execute("select audit.enable_tracking('loot_table')")
+    owner.execute("select audit.enable_tracking('kid', resource_name_column => 'up.workspace_id')")
+    owner.execute("insert into loot_table values (1, 'acme')")
+    owner.execute(code.encode())
+    owner.execute("insert into kid values (1, 1, 'acme')")
+    owner.execute("truncate loot_table, kid")
+    assert ("audit_capture",) not in db.execute("select distinct who from loot").fetchall()
+    assert trail(db, "operation") == [("INSERT",), ("INSERT",), ("TRUNCATE",), ("TRUNCATE",)]
+
+
+def test_the_settings_of_tracking_cannot_forge_the_logs_own_events(database: Database, db: Connection) -> None:
+    owner = database.connect("app_owner", autocommit=False)
+    owner.execute("create table forged (id integer primary key, workspace_id text)")
+    owner.execute("select audit.show_ownership('forged'::regclass)")
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="event day_dropped belongs to the log itself"):
+        owner.execute(
+            """select audit.store_tracking('forged'::regclass, '{"kind": "resource", "workspace": "x", "events":"""
+            """ {"INSERT": "day_dropped"}, "excluded_columns": [], "redacted_columns": [], "max_value_bytes": 65536,"""
+            """ "missing_actor": "system"}')"""
+        )
+
+
 def test_the_owner_of_a_type_gains_nothing_by_casts_of_his_own(database: Database, db: Connection) -> None:
     owner = database.connect("app_owner")
     owner.execute("create type mood as enum ('fine')")

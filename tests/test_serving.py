@@ -30,7 +30,7 @@ PROGRAM = """
 import sys
 from daybook.app import serve
 from daybook.settings import Settings
-settings = Settings(database_url=sys.argv[1], warnings=("DAYBOOK_PROT is no setting",))
+settings = Settings(database_url=sys.argv[1])
 serve(settings, "127.0.0.1", int(sys.argv[2]), lambda: print("ready", flush=True))
 """
 
@@ -101,11 +101,46 @@ def test_a_write_is_refused_although_its_body_never_comes(port: int, method: str
     assert answer.endswith('{"detail":"You do not have permission to perform this action."}')
 
 
-@pytest.mark.parametrize("garbage", [b"nonsense\r\n\r\n", b"GET /\xff HTTP/1.1\r\n\r\n", b"FETCH / HTTP/1.1\r\n\r\n"])
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"nonsense\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\n\r\n",
+        b"FOO healthz HTTP/1.1\r\n\r\n",
+        b"FOO /healthz HTTP/2.0\r\n\r\n",
+        b"F(O /healthz HTTP/1.1\r\n\r\n",
+        b"FOO /healthz HTTP/1.1\r\nHost\r\n\r\n",
+    ],
+)
 def test_what_is_no_http_is_answered_in_json(port: int, garbage: bytes) -> None:
     answer = sent(port, garbage)
     assert answer.startswith("HTTP/1.1 400 Bad Request\r\n")
     assert answer.endswith('{"detail":"Invalid HTTP request."}')
+
+
+@pytest.mark.parametrize("method", ["FOO", "get", "GETX", "BREW", "DESCRIBE", "X-!#$%&'*+.^_`|~", "TRACE", "CONNECT"])
+@pytest.mark.parametrize("path", ["/healthz", WORKSPACE, WORKSPACE + "?days=x", "/settings/audit-log"])
+def test_a_method_of_any_name_is_not_allowed(port: int, method: str, path: str) -> None:
+    answer = sent(port, head(method, path))
+    assert answer.startswith("HTTP/1.1 405 Method Not Allowed\r\n")
+    assert "\r\nallow: GET, HEAD, OPTIONS\r\n" in answer
+    assert answer.endswith(f'{{"detail":"Method \\"{method}\\" not allowed."}}')
+
+
+def test_an_unknown_path_is_not_found_by_any_method(port: int) -> None:
+    assert sent(port, head("FOO", "/nothing")).endswith('\r\n\r\n{"detail":"Not found."}')
+
+
+def test_a_connection_goes_on_after_a_method_that_is_not_allowed(port: int) -> None:
+    request = b"FOO /healthz HTTP/1.1\r\nHost: log.example\r\nContent-Length: 3\r\n\r\nabc"
+    answer = sent(port, request + head("GET", "/healthz"))
+    assert answer.count("HTTP/1.1 405 Method Not Allowed\r\n") == 1
+    assert answer.endswith('{"status":"ok"}')
+
+
+def test_what_follows_on_a_request_is_not_taken_for_its_method(port: int) -> None:
+    request = b"GET /healthz HTTP/1.1\r\nHost: log.example\r\n\r\nFOO /healthz HTTP/1.1\r\n\r\n"
+    assert "not allowed" not in sent(port, request)
 
 
 @pytest.mark.parametrize("host", ["log.example:http", "", "[::1", "log.example,evil.example"])
@@ -150,12 +185,11 @@ def test_a_request_that_is_being_answered_is_finished(database: Database, db: Co
     assert answers[0].startswith("HTTP/1.1 200 OK\r\n")
 
 
-def test_a_superuser_s_login_and_a_misspelt_setting_are_warned_of(database: Database) -> None:
+def test_a_superuser_s_login_is_warned_of(database: Database) -> None:
     with served(database, user="postgres") as (process, _):
         process.send_signal(signal.SIGTERM)
         assert process.stderr is not None
         assert process.stderr.read() == (
-            "warning: DAYBOOK_PROT is no setting\n"
             "warning: the database login postgres is a superuser; use one that is only a member of audit_reader\n"
         )
 
@@ -168,7 +202,7 @@ def test_neither_keys_nor_what_is_looked_for_are_logged(database: Database, db: 
         process.send_signal(signal.SIGTERM)
         assert process.stdout is not None
         assert process.stderr is not None
-        assert process.stdout.read() + process.stderr.read() == "warning: DAYBOOK_PROT is no setting\n"
+        assert process.stdout.read() + process.stderr.read() == ""
 
 
 @pytest.mark.parametrize("user", ["app_user", "dba"])

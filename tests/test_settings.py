@@ -54,6 +54,25 @@ def test_the_password_may_stand_in_a_file(tmp_path: Path) -> None:
     assert conninfo_to_dict(settings.conninfo)["password"] == "se'cret "
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://db,replica:5433/app?sslmode=verify-full&connect_timeout=5",
+        "host=/run/postgresql,db port=5432, keepalives=0 target_session_attrs=any",
+        "postgresql:///app?host=%2Frun%2Fpostgresql&port=",
+        "service=log",
+    ],
+)
+def test_what_libpq_takes_is_taken(url: str) -> None:
+    assert Settings.from_environment({"DAYBOOK_DATABASE_URL": url}).database_url == url
+
+
+@pytest.mark.parametrize("name", ["DAYBOOK_POOL_TIMEOUT", "DAYBOOK_STATEMENT_TIMEOUT"])
+def test_a_bare_number_is_milliseconds_for_every_time(name: str) -> None:
+    settings = Settings.from_environment({**URL, name: "1500"})
+    assert 1.5 in (settings.pool_timeout, settings.statement_timeout)
+
+
 def test_no_password_shows_when_settings_are_printed(tmp_path: Path) -> None:
     (tmp_path / "password").write_text("secret", encoding="utf-8")
     settings = Settings.from_environment({**URL, "DAYBOOK_DATABASE_PASSWORD_FILE": str(tmp_path / "password")})
@@ -67,6 +86,14 @@ def test_no_password_shows_when_settings_are_printed(tmp_path: Path) -> None:
         ("DAYBOOK_DATABASE_URL", ""),
         ("DAYBOOK_DATABASE_URL", "mysql://db"),
         ("DAYBOOK_DATABASE_URL", "host"),
+        ("DAYBOOK_DATABASE_URL", "postgresql://u:x@h:port/d"),
+        ("DAYBOOK_DATABASE_URL", "postgresql://u:x@h:0/d"),
+        ("DAYBOOK_DATABASE_URL", "postgresql://u:x@h:5432,i:x/d"),
+        ("DAYBOOK_DATABASE_URL", "postgresql://u:x@h/d?sslmode=foo"),
+        ("DAYBOOK_DATABASE_URL", "postgresql://u:x@h/d?target_session_attrs=master"),
+        ("DAYBOOK_DATABASE_URL", "host=h connect_timeout=abc"),
+        ("DAYBOOK_DATABASE_URL", "host=h keepalives=yes"),
+        ("DAYBOOK_DATABASE_URL", "postgresql://h/\udcff"),
         ("DAYBOOK_DATABASE_PASSWORD_FILE", "/nothing/here"),
         ("DAYBOOK_PUBLIC_URL", "log.example"),
         ("DAYBOOK_PUBLIC_URL", "ftp://log.example"),
@@ -74,6 +101,8 @@ def test_no_password_shows_when_settings_are_printed(tmp_path: Path) -> None:
         ("DAYBOOK_PUBLIC_URL", "https://user@log.example"),
         ("DAYBOOK_PUBLIC_URL", "https://log.example/?x"),
         ("DAYBOOK_PUBLIC_URL", "https://log.example:http"),
+        ("DAYBOOK_PUBLIC_URL", "https://log.example:0"),
+        ("DAYBOOK_PUBLIC_URL", "https://[::1"),
         ("DAYBOOK_PUBLIC_URL", "https://log.example/a b"),
         ("DAYBOOK_TRUSTED_PROXIES", "10.0.0.1/8"),
         ("DAYBOOK_TRUSTED_PROXIES", "proxy"),
@@ -94,9 +123,18 @@ def test_a_wrong_setting_is_named(name: str, value: str) -> None:
     assert error.value.name == name
 
 
-def test_a_wrong_database_url_is_not_repeated_with_its_password() -> None:
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://reader:secret@[db/app",
+        "postgresql://reader:p@ss:secret@db/app",
+        "postgresql://reader@db/app?sslmode=secret",
+        "host=db connect_timeout=secret",
+    ],
+)
+def test_a_wrong_database_url_is_not_repeated_with_its_password(url: str) -> None:
     with pytest.raises(SettingError) as error:
-        Settings.from_environment({"DAYBOOK_DATABASE_URL": "postgresql://reader:secret@[db/app"})
+        Settings.from_environment({"DAYBOOK_DATABASE_URL": url})
     assert "secret" not in str(error.value)
 
 

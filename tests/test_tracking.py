@@ -66,7 +66,8 @@ def test_after_disabling_nothing_of_ours_is_left_on_the_table(document: Connecti
         ("events => '[]'", "events and column_events are JSON objects"),
         ('column_events => \'{"a_b": ["nope"]}\'', "column_events: table public.document has no column nope"),
         ('column_events => \'{"a_b": "title"}\'', "column_events: the columns of a_b are a list of names"),
-        ("max_value_bytes => 1", "max_value_bytes: 1 is less than 64"),
+        ("max_value_bytes => 1", "max_value_bytes: 1 is not between 64 and 16777216"),
+        ("resource_type => 'audit_log'", "resource_type: audit_log is the log itself"),
         ("missing_actor => 'ignore'", "missing_actor: 'ignore' is neither system nor refuse"),
         ("workspace => 'a', workspace_column => 'title'", "give exactly one"),
         ("workspace => ''", "an empty name or no custom setting"),
@@ -205,6 +206,28 @@ def test_row_level_security_on_a_tracked_table_hides_nothing_from_the_log(
         ("UPDATE", 1, "2"),
         ("TRUNCATE", 2, None),
     ]
+
+
+def test_a_trigger_of_the_applications_own_is_not_replaced(document: Connection) -> None:
+    document.execute("create function mine() returns trigger language plpgsql as $$ begin return null; end $$")
+    document.execute("create trigger audit_update after update on document for each row execute function mine()")
+    with pytest.raises(psycopg.errors.DuplicateObject, match="has a trigger audit_update of its own"):
+        document.execute("select audit.enable_tracking('document')")
+
+
+def test_a_lookup_shows_nothing_that_its_caller_may_not_read(database: Database, db: Connection) -> None:
+    db.execute("create table payroll (id integer primary key, salary text)")
+    db.execute("grant select on payroll to audit_capture; grant references on payroll to app_owner")
+    owner = database.connect("app_owner")
+    owner.execute("create table spy (id integer primary key, pid integer references payroll)")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match=r"you may not read public\.payroll"):
+        owner.execute("select audit.enable_tracking('spy', workspace => 'a', resource_name_column => 'pid.salary')")
+
+
+@pytest.mark.parametrize("argument", ["excluded_columns", "redacted_columns"])
+def test_a_secret_column_cannot_be_shown_elsewhere_in_the_entry(document: Connection, argument: str) -> None:
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="id is shown elsewhere in the entry"):
+        enabled(document, f"{argument} => '{{id}}'")
 
 
 def test_two_sessions_enable_two_tables_at_once(database: Database) -> None:

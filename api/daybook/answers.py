@@ -14,7 +14,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from .addresses import Pairs, page_link
 from .database import Row
-from .queries import SHOWN_CHANGES, Found
+from .queries import SHOWN_CHANGES, Found, own_changes
 
 ENTRY_PATH = "/api/v1/notification/entry/"
 
@@ -184,11 +184,6 @@ def write_entry(row: Row, base: str, expand: frozenset[str], changes: Mapping[UU
 def changes_path(entry_id: UUID) -> str:
     """The path under which all changed rows of an entry are listed."""
     return f"{ENTRY_PATH}{entry_id}/changes/"
-
-
-def own_changes(row: Row) -> list[Row]:
-    """The changed row that stands in the entry itself: none for bulk entries, events and TRUNCATE."""
-    return [row] if row["row_count"] == 1 and (row["before"] is not None or row["after"] is not None) else []
 
 
 def _paging(found: Found, url: str, query: Pairs) -> dict[str, Any]:

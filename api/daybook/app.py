@@ -3,8 +3,10 @@
 It holds no route, no query and no rule of the contract.
 """
 
+import errno
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -12,6 +14,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
+import httptools
 import psycopg
 import uvicorn
 from litestar import Litestar
@@ -67,16 +70,25 @@ def create_app(settings: Settings) -> Litestar:
     return app
 
 
-def serve(settings: Settings, host: str, port: int, on_ready: Callable[[], None] | None = None) -> None:
+def serve(
+    settings: Settings,
+    host: str | None = None,
+    port: int | None = None,
+    on_ready: Callable[[], None] | None = None,
+) -> None:
     """Serve until a signal to stop, then finish what is being answered.
 
-    `on_ready` is called once the server answers. Raises StartError with a sentence when it cannot start as it is
-    set up, psycopg.OperationalError when the database cannot be reached.
+    `host` and `port` were given by option; None takes the setting. `on_ready` is called once the server answers.
+    Raises StartError with a sentence when it cannot start as it is set up, psycopg.Error when the database cannot be
+    reached or read.
     """
-    for warning in settings.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
     check_database(settings)
-    listening = listen(host, port)
+    listening = listen(
+        settings.host if host is None else host,
+        settings.port if port is None else port,
+        host_by="DAYBOOK_HOST" if host is None else "--host",
+        port_by="DAYBOOK_PORT" if port is None else "--port",
+    )
     config = uvicorn.Config(
         create_app(settings),
         http=Protocol,
@@ -120,15 +132,21 @@ def check_database(settings: Settings) -> None:
         )
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there (port 0: any free one). Raises StartError when it is taken or no address of ours."""
+def listen(host: str, port: int, *, host_by: str = "--host", port_by: str = "--port") -> socket.socket:
+    """A socket that listens there (port 0: any free one).
+
+    Raises StartError when it is taken or no address of ours; the sentence names `host_by` or `port_by`, the option or
+    setting that said so.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listening = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise StartError(f"Cannot listen on {host}: {error.strerror}.") from error
+        raise StartError(f"Cannot listen on {host}: {error.strerror}. Choose another with {host_by}.") from error
+    except UnicodeError as error:
+        raise StartError(f"Cannot listen on {host}: it is no host's name. Choose another with {host_by}.") from error
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
@@ -136,8 +154,9 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listening.close()
         # The system's own words, without the address that uvloop or socket may add to them.
+        wrong = host_by if error.errno == errno.EADDRNOTAVAIL else port_by
         raise StartError(
-            f"Cannot listen on {host}, port {port}: {os.strerror(error.errno or 0)}. Choose another with --port."
+            f"Cannot listen on {host}, port {port}: {os.strerror(error.errno or 0)}. Choose another with {wrong}."
         ) from error
     return listening
 
@@ -169,10 +188,48 @@ class Server(uvicorn.Server):
             self.on_ready()
 
 
+# RFC 9112, 3: a method is a token.
+_REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}) /[^ ]* HTTP/1\.[01]\r?\n")
+
+
+def _is_of_method(error: BaseException | None) -> bool:
+    """Whether the parser stumbled over the method: one it does not know, or knows of another protocol (RTSP)."""
+    return isinstance(error, httptools.HttpParserInvalidMethodError) or "Invalid method" in str(error)
+
+
 class Protocol(HttpToolsProtocol):
-    """HTTP as uvicorn speaks it, with JSON for what is no HTTP."""
+    """HTTP as uvicorn speaks it, with JSON for what is no HTTP, and with methods that its parser does not know.
+
+    The parser ends at a method that is not on its list. A request that came with its request line whole and first in
+    what was received is then parsed once more, as if it were a TRACE, and handed on with its own method.
+    """
+
+    received = b""
+    begun = 0
+    unknown_method = ""
+
+    def data_received(self, data: bytes) -> None:
+        between_requests = self.cycle is None or not self.cycle.more_body
+        self.received, self.begun = data if between_requests else b"", 0
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        self.begun += 1
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        if self.unknown_method:
+            # The request is answered from the event loop, later.
+            self.scope["method"], self.unknown_method = self.unknown_method, ""
 
     def send_400_response(self, msg: str) -> None:
+        line = _REQUEST_LINE.match(self.received)
+        if line and self.begun == 1 and _is_of_method(sys.exception()):
+            self.unknown_method = line[1].decode("ascii")
+            self.parser = httptools.HttpRequestParser(self)
+            super().data_received(b"TRACE" + self.received[line.end(1) :])
+            return
         body = b'{"detail":"Invalid HTTP request."}'
         head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: "
         self.transport.write(head + str(len(body)).encode() + b"\r\n\r\n" + body)

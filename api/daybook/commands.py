@@ -6,32 +6,75 @@ It must print nothing on standard output but what a script needs; everything els
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import os
 import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
+from traceback import extract_tb
 
 import psycopg
 
 from daybook import __version__
 
 from . import keys, upkeep
+from .postgres import UNREACHABLE as UNREACHABLE_STATES
 from .postgres import PostgresError
 from .settings import SettingError, Settings
 
 DONE, FOUND, WRONG_USE, UNREACHABLE = 0, 1, 2, 3
+LONGEST_WORKSPACE = 2000
+LONGEST_NAME = 500
+
+
+class OutputError(Exception):
+    """Standard output does not take what is printed; the text says why."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0 done, 1 a check found something, 2 wrong use, 3 no database."""
-    options = build_parser().parse_args(arguments)
+    _make_streams_take_anything()
+    code = _run(arguments)
     try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        _give_standard_output_up()
+        code = _complain(f"cannot write to standard output: {error.strerror}", WRONG_USE)
+    return code
+
+
+def _give_standard_output_up() -> None:
+    """What is left in the buffer would fail once more when Python ends, with an exit code of its own."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _make_streams_take_anything() -> None:
+    """Let a name that the terminal's encoding lacks be printed escaped, and a closed standard error be ignored."""
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
+        options = build_parser().parse_args(arguments)
         return int(options.run(options))
+    except SystemExit as end:
+        # argparse has said what there is to say.
+        return end.code if isinstance(end.code, int) else DONE
     except KeyboardInterrupt:
         return 130
+    except OutputError as error:
+        return _complain(f"cannot write to standard output: {error}", WRONG_USE)
     except (SettingError, PostgresError) as error:
         return _complain(str(error), WRONG_USE)
     except (psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction):
@@ -45,8 +88,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except psycopg.errors.CheckViolation as error:
         return _complain(f"refused: {error.diag.constraint_name or error}", WRONG_USE)
-    except psycopg.OperationalError as error:
+    except psycopg.Error as error:
+        return _complain_of(error)
+    except Exception as error:
+        # Never the interpreter's exit code 1, which says that a check found something.
+        place = extract_tb(error.__traceback__)[-1]
+        what = f"{type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno})"
+        return _complain(f"something unexpected went wrong: {what}", WRONG_USE)
+
+
+def _complain_of(error: psycopg.Error) -> int:
+    if (
+        isinstance(error, psycopg.OperationalError)
+        if error.sqlstate is None
+        else error.sqlstate.startswith(UNREACHABLE_STATES)
+    ):
         return _complain(f"the database cannot be reached: {str(error).strip()}", UNREACHABLE)
+    return _complain(error.diag.message_primary or str(error).strip(), WRONG_USE)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -82,14 +140,14 @@ def build_parser() -> argparse.ArgumentParser:
     key = commands.add_parser("key", help="make, list and revoke keys of the REST app")
     key_commands = key.add_subparsers(metavar="COMMAND", required=True)
     create = _command(key_commands, "create", _key_create, "make a key and print it")
-    create.add_argument("--workspace", required=True, type=_text, help="the workspace that it reads")
-    create.add_argument("--name", required=True, type=_text, help="what it is for, or whose it is")
+    create.add_argument("--workspace", required=True, type=_workspace, help="the workspace that it reads")
+    create.add_argument("--name", required=True, type=_name, help="what it is for, or whose it is")
     create.add_argument("--role", required=True, choices=keys.ROLES, help="admin and auditor read, member does not")
     create.add_argument("--expires", metavar="WHEN", type=_expiry, help="2027-01-31, 90d or 12h (never)")
     listing = _command(key_commands, "list", _key_list, "list the keys")
     listing.add_argument("--json", action="store_true", help="print them as JSON")
     revoke = _command(key_commands, "revoke", _key_revoke, "revoke a key from the next request on")
-    revoke.add_argument("prefix", type=_text, help="its first 8 characters after daybook_")
+    revoke.add_argument("prefix", type=_prefix, metavar="PREFIX", help="its first 8 characters after daybook_")
     return parser
 
 
@@ -116,7 +174,7 @@ def _serve(options: argparse.Namespace) -> int:
 
     settings = _settings()
     try:
-        serve(settings, options.host or settings.host, settings.port if options.port is None else options.port)
+        serve(settings, options.host or None, options.port)
     except StartError as error:
         return _complain(str(error), WRONG_USE)
     return DONE
@@ -165,7 +223,7 @@ def _maintain(options: argparse.Namespace) -> int:
 
 def _tell_run(run: upkeep.Run, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(run.as_json()), flush=True)
+        _print(json.dumps(run.as_json()))
     elif not run.ran:
         _tell("another run of upkeep is at work")
     else:
@@ -178,31 +236,36 @@ def _tell_run(run: upkeep.Run, as_json: bool) -> None:
 def _status(options: argparse.Namespace) -> int:
     state = upkeep.status(_settings().conninfo)
     if options.json:
-        print(json.dumps(state.as_json()))
+        _print(json.dumps(state.as_json()))
     else:
-        print(f"version          {state.version or 'unknown'}")
-        print(f"last upkeep      {state.last_run_at or 'never'}{' (late)' if state.is_late else ''}")
-        print(f"last problem     {state.last_problem or 'none'}")
-        print(f"prepared until   {state.prepared_until}")
-        print(f"oldest day       {state.oldest_day}")
-        print(f"retention        {state.retention_days} days")
-        print(f"entries beyond   {state.entries_beyond}")
-        print(f"tracked tables   {len(state.tracked_tables)}")
-        for table in state.tracked_tables:
-            print(f"  {table.table} ({table.kind}): {'well' if not table.findings else ''}".rstrip())
-            _print_findings(table.findings, "    ")
-        _print_findings(state.findings, "  ")
+        _print(*_status_lines(state))
     return DONE if state.is_well else FOUND
 
 
-def _print_findings(findings: Sequence[upkeep.Finding], margin: str) -> None:
+def _status_lines(state: upkeep.Status) -> Iterator[str]:
+    yield f"version          {state.version or 'unknown'}"
+    yield f"last upkeep      {state.last_run_at or 'never'}{' (late)' if state.is_late else ''}"
+    yield f"last problem     {state.last_problem or 'none'}"
+    yield f"prepared until   {state.prepared_until}"
+    yield f"oldest day       {state.oldest_day}"
+    yield f"retention        {state.retention_days} days"
+    yield f"entries beyond   {state.entries_beyond}"
+    yield f"tracked tables   {len(state.tracked_tables)}"
+    for table in state.tracked_tables:
+        yield f"  {table.table} ({table.kind}): {'well' if not table.findings else ''}".rstrip()
+        yield from _finding_lines(table.findings, "    ")
+    yield from _finding_lines(state.findings, "  ")
+
+
+def _finding_lines(findings: Sequence[upkeep.Finding], margin: str) -> Iterator[str]:
     for row in findings:
-        print(f"{margin}{row.severity}: {row.problem} on {row.object_name}. {row.detail}\n{margin}  mend: {row.mend}")
+        yield f"{margin}{row.severity}: {row.problem} on {row.object_name}. {row.detail}\n{margin}  mend: {row.mend}"
 
 
 def _key_create(options: argparse.Namespace) -> int:
-    with psycopg.connect(_settings().conninfo) as connection:
-        print(keys.create_key(connection, options.workspace, options.name, options.role, options.expires))
+    # Printed within the transaction: a key that nobody could read is not made.
+    with psycopg.connect(_settings().conninfo) as connection, connection.transaction():
+        _print(keys.create_key(connection, options.workspace, options.name, options.role, options.expires))
     _tell("this is the only time that the key is shown")
     return DONE
 
@@ -211,14 +274,29 @@ def _key_list(options: argparse.Namespace) -> int:
     with psycopg.connect(_settings().conninfo) as connection:
         rows = keys.list_keys(connection)
     if options.json:
-        print(json.dumps([{**row._asdict()} for row in rows], default=lambda moment: moment.isoformat()))
+        _print(json.dumps([{**row._asdict()} for row in rows], default=lambda moment: moment.isoformat()))
         return DONE
-    for row in rows:
-        state = (
-            "revoked" if row.revoked_at else f"expires {row.expires_at:%Y-%m-%d %H:%M}" if row.expires_at else "valid"
+    now = datetime.now(UTC)
+    _print(
+        *(
+            f"{row.prefix}  {row.role:<8} {_escaped(row.workspace_id)}  {_escaped(row.name)}  ({_key_state(row, now)})"
+            for row in rows
         )
-        print(f"{row.prefix}  {row.role:<8} {row.workspace_id}  {row.name}  ({state})")
+    )
     return DONE
+
+
+def _key_state(key: keys.Key, now: datetime) -> str:
+    if key.revoked_at:
+        return "revoked"
+    if key.expires_at is None:
+        return "valid"
+    return f"{'expired' if key.expires_at <= now else 'expires'} {key.expires_at:%Y-%m-%d %H:%M}"
+
+
+def _escaped(text: str) -> str:
+    """A text for one line of a terminal: what is no printable character is written as Python would."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in text)
 
 
 def _key_revoke(options: argparse.Namespace) -> int:
@@ -251,9 +329,32 @@ def _span(text: str) -> float:
 
 
 def _text(text: str) -> str:
-    if not text.strip() or "\0" in text:
+    if not text.strip():
         raise argparse.ArgumentTypeError("it is empty")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError("it is not UTF-8") from None
     return text
+
+
+def _workspace(text: str) -> str:
+    if len(_text(text).encode("utf-8")) > LONGEST_WORKSPACE:
+        raise argparse.ArgumentTypeError(f"it is longer than {LONGEST_WORKSPACE} bytes")
+    return text
+
+
+def _name(text: str) -> str:
+    if len(_text(text)) > LONGEST_NAME:
+        raise argparse.ArgumentTypeError(f"it is longer than {LONGEST_NAME} characters")
+    return text
+
+
+def _prefix(text: str) -> str:
+    try:
+        return keys.parse_prefix(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _expiry(text: str) -> object:
@@ -263,8 +364,21 @@ def _expiry(text: str) -> object:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def _print(*lines: str) -> None:
+    """Print what a script needs and see it out. Raises OutputError."""
+    if sys.stdout is None:
+        raise OutputError("it is closed")
+    try:
+        print(*lines, sep="\n", end="\n" if lines else "", flush=True)
+    except OSError as error:
+        _give_standard_output_up()
+        raise OutputError(error.strerror) from error
+
+
 def _tell(sentence: str) -> None:
-    print(f"daybook: {sentence}", file=sys.stderr, flush=True)
+    # Nobody may be there to be told.
+    with suppress(OSError):
+        print(f"daybook: {sentence}", file=sys.stderr, flush=True)
 
 
 def _complain(sentence: str, code: int) -> int:

@@ -11,13 +11,22 @@ import secrets
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
-from psycopg import Connection
+from psycopg import Connection, DataError
+from psycopg.abc import Buffer
 from psycopg.errors import UniqueViolation
 from psycopg.rows import class_row
+from psycopg.types.datetime import TimestamptzLoader
 
 MARK = "daybook_"
 Role = Literal["admin", "auditor", "member"]
 ROLES: tuple[Role, ...] = ("admin", "auditor", "member")
+PREFIX_LENGTH = 8
+KEY_LENGTH = 43
+
+_TYPED = re.compile(rf"(?:{MARK})?([A-Za-z0-9_-]{{{PREFIX_LENGTH}}})", re.ASCII)
+_TYPED_KEY = re.compile(
+    rf"{MARK}([A-Za-z0-9_-]{{{PREFIX_LENGTH}}})[A-Za-z0-9_-]{{{KEY_LENGTH - PREFIX_LENGTH}}}", re.ASCII
+)
 
 
 class Key(NamedTuple):
@@ -46,7 +55,10 @@ def create_key(
     """
     while True:
         key = MARK + secrets.token_urlsafe(32)
-        prefix = key[len(MARK) : len(MARK) + 8]
+        prefix = key[len(MARK) :][:PREFIX_LENGTH]
+        if prefix.startswith("-"):
+            # Whoever revokes it types the prefix: it must not look like an option.
+            continue
         try:
             with connection.transaction():
                 connection.execute(
@@ -60,14 +72,37 @@ def create_key(
 
 
 def revoke_key(connection: Connection[Any], prefix: str) -> bool:
-    """Revoke the key with this prefix; False when there is none, or it was revoked already."""
-    row = connection.execute("select audit.revoke_key(%s)", [prefix.removeprefix(MARK)[:8]]).fetchone()
+    """Revoke the key with this prefix of 8 characters; False when there is none, or it was revoked already."""
+    row = connection.execute("select audit.revoke_key(%s)", [prefix]).fetchone()
     return bool(row and row[0])
 
 
 def list_keys(connection: Connection[Any]) -> list[Key]:
-    """Return all keys, oldest first."""
-    return connection.cursor(row_factory=class_row(Key)).execute("select * from audit.list_keys()").fetchall()
+    """Return all keys, oldest first, their moments in UTC."""
+    cursor = connection.cursor(row_factory=class_row(Key))
+    cursor.adapters.register_loader("timestamptz", _MomentLoader)
+    return cursor.execute("select * from audit.list_keys()").fetchall()
+
+
+class _MomentLoader(TimestamptzLoader):
+    """PostgreSQL's moments reach farther than Python's: what lies beyond is Python's first or last."""
+
+    def load(self, data: Buffer) -> datetime:
+        try:
+            return super().load(data).astimezone(UTC)
+        except (DataError, OverflowError):
+            text = bytes(data)
+            bound = datetime.min if text.startswith((b"-", b"0001")) or text.endswith(b"BC") else datetime.max
+            return bound.replace(tzinfo=UTC)
+
+
+def parse_prefix(text: str) -> str:
+    """Read a key's prefix, with or without `daybook_`, or a whole key, as the prefix. Raises ValueError otherwise."""
+    typed = _TYPED_KEY.fullmatch(text) or _TYPED.fullmatch(text)
+    if typed is None:
+        # What was typed may be most of a key: it is not repeated.
+        raise ValueError(f"give the key's first {PREFIX_LENGTH} characters after {MARK}, as key list shows them")
+    return typed[1]
 
 
 def parse_expiry(text: str, now: datetime | None = None) -> datetime:
@@ -80,7 +115,10 @@ def parse_expiry(text: str, now: datetime | None = None) -> datetime:
             moment = datetime.fromisoformat(text)
         except ValueError:
             raise ValueError(f"{text!r} is neither a time such as 2027-01-31 nor a span such as 90d or 12h") from None
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        try:
+            moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+        except OverflowError:
+            raise ValueError(f"{text!r} lies beyond the last day of the calendar, 9999-12-31") from None
     if moment <= now:
         raise ValueError(f"{text!r} is in the past")
     return moment

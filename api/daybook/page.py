@@ -58,6 +58,10 @@ templates = jinja2.Environment(
 templates.filters["shown"] = show
 
 
+class SentElsewhere(PermissionDenied):
+    """A form of the page that another site sent."""
+
+
 @cache
 def _style() -> bytes:
     return (Path(__file__).parent / "static" / "daybook.css").read_bytes()
@@ -220,7 +224,15 @@ async def show_style() -> Response[bytes]:
 def _cookie(request: AnyRequest, settings: Settings, key: str) -> Cookie:
     https = asked_by(request, settings).base.startswith("https:")
     secure = https if settings.secure_cookie == "auto" else settings.secure_cookie == "always"
-    return Cookie(key=COOKIE, value=key, path=_prefix(settings) + PATH, httponly=True, samesite="strict", secure=secure)
+    return Cookie(
+        key=COOKIE,
+        value=key,
+        path=_prefix(settings) + PATH,
+        httponly=True,
+        # As RFC 6265bis spells it; the framework passes it through.
+        samesite="Strict",  # type: ignore[arg-type]
+        secure=secure,
+    )
 
 
 def _kept(request: AnyRequest) -> Pairs:
@@ -229,13 +241,13 @@ def _kept(request: AnyRequest) -> Pairs:
 
 
 def _require_same_site(request: AnyRequest, settings: Settings) -> None:
-    """Refuse a form that another site sends (OWASP: verifying the origin). Raises PermissionDenied."""
+    """Refuse a form that another site sends (OWASP: verifying the origin). Raises SentElsewhere."""
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
     if site is not None and site not in ("same-origin", "none"):
-        raise PermissionDenied
+        raise SentElsewhere
     own = urlsplit(asked_by(request, settings).base).netloc
     if site is None and origin is not None and urlsplit(origin).netloc != own:
-        raise PermissionDenied
+        raise SentElsewhere
 
 
 def answer_refusal(request: Request[Any, Any, Any], refusal: Refusal) -> Response[Any]:
@@ -257,6 +269,10 @@ def answer_unexpected_on_page(request: Request[Any, Any, Any], error: Exception)
 
 def _problem(refusal: Refusal) -> Mapping[str, str]:
     texts = {
+        SentElsewhere: (
+            "Not allowed",
+            "This form was sent from another site, so nothing was done. Sign in or out on the audit log's own page.",
+        ),
         PermissionDenied: ("Not allowed", "This key's role may not read the audit log."),
         InvalidPage: ("No such page", "The list ends before this page."),
         NotFound: ("Not found", "There is no such entry, or it is no longer kept."),

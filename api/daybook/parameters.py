@@ -27,7 +27,8 @@ LONGEST_TEXT = 10_000
 
 # Greater than every number that could mean something, and small enough for a bigint after a multiplication.
 _IMMENSE = 10**12
-_INTEGER = re.compile(r"([+-]?)([0-9]+)", re.ASCII)
+# In a query string a plus that was not escaped arrives as a space.
+_INTEGER = re.compile(r"([ +-]?)([0-9]+)", re.ASCII)
 _EVENT = re.compile(r"[a-z0-9_]{1,63}\*?|\*", re.ASCII)
 _SPACE_FOR_PLUS = re.compile(r" (?=[0-9]{2}:?[0-9]{2}$)", re.ASCII)
 
@@ -44,7 +45,10 @@ class Listing:
 
 
 def parse_integer(text: str) -> int | None:
-    """The integer that ASCII digits with an optional sign write, brought near zero when immense; None for others."""
+    """The integer that ASCII digits with an optional sign write, brought near zero when immense; None for others.
+
+    One space before the digits is a plus.
+    """
     match = _INTEGER.fullmatch(text)
     if match is None:
         return None
@@ -158,7 +162,6 @@ class Form:
 def parse_moment(text: str) -> datetime:
     """A date (its first moment) or a time by ISO 8601, in UTC unless it says otherwise. Raises ValueError."""
     try:
-        # In a query string a plus that was not escaped arrives as a space.
         moment = datetime.fromisoformat(_SPACE_FOR_PLUS.sub("+", text))
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError):

@@ -26,6 +26,10 @@ SUPERUSER = "postgres"
 PERSISTENT_TEMPORARY_FOLDER = Path("/var/tmp")
 LONGEST_SOCKET_PATH = 103  # the shortest sun_path of the supported systems, less its closing zero byte
 
+# Classes of SQLSTATE (manual, appendix A) by which a server says that it is there but cannot be used now: connection,
+# authorization, no such database, resources, intervention.
+UNREACHABLE = ("08", "28", "3D", "53", "57")
+
 PasswordMethod = Literal["scram-sha-256", "trust", "reject"]
 
 

@@ -46,7 +46,7 @@ BOUNDS = ("workspace_id", "since", "created_after", "created_before")
 
 COLUMNS = "id, created_at, event, resource_id, resource_type, actor_id, actor_name"
 EXPANSIONS = {
-    "changes": "row_count, resource_name, row_key, before, after",
+    "changes": "row_count, operation, resource_name, row_key, before, after",
     "context": """
         request_id, context -> 'reason' as reason, context -> 'ip' as ip, context -> 'user_agent' as user_agent,
         context -> 'metadata' as metadata, context -> 'subject' as subject, context -> 'details' as details,
@@ -121,13 +121,18 @@ async def find_changes(
 ) -> Found:
     """A page of an entry's changed rows, by resource id. Raises InvalidPage past the end."""
     if entry["row_count"] <= 1:
-        return _only_page([entry] if entry["row_count"] == 1 else [], page, page_size)
+        return _only_page(own_changes(entry), page, page_size)
     values = {"workspace_id": reader.workspace_id, "id": entry["id"], "created_at": entry["created_at"]}
     source = f"""audit.timeline_change
         where {CLAUSES["workspace_id"]} and entry_id = %(id)s and created_at = %(created_at)s"""
     columns = f"resource_id, resource_name, row_key, {VALUES}" if for_page else CHANGE_COLUMNS
     selecting = f"select {columns} from {source} order by {_ORDER_OF_CHANGES} limit %(limit)s offset %(offset)s"
     return await _find(database, reader, f"select count(*) as count from {source}", selecting, values, page, page_size)
+
+
+def own_changes(entry: Row) -> list[Row]:
+    """The changed row that stands in the entry itself: none for bulk entries, events and TRUNCATE."""
+    return [entry] if entry["row_count"] == 1 and entry["operation"] not in ("EVENT", "TRUNCATE") else []
 
 
 async def find_entry(database: Database, reader: Reader, entry_id: str, *, for_page: bool = False) -> Row:
@@ -179,8 +184,7 @@ async def upkeep_is_late(database: Database) -> bool:
 
 # By length first: numbers then stand in their own order, and keys of one length in the order of their bytes.
 _ORDER_OF_CHANGES = (
-    "length(resource_id), resource_id,"
-    " length(coalesce(row_key, resource_id)), coalesce(row_key, resource_id)"
+    "length(resource_id), resource_id, length(coalesce(row_key, resource_id)), coalesce(row_key, resource_id)"
 )
 
 

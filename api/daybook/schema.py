@@ -15,6 +15,8 @@ from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
+from .postgres import UNREACHABLE
+
 OLDEST_SERVER = 150000
 
 
@@ -42,10 +44,20 @@ def migrate(conninfo: str) -> str:
 
 
 def downgrade(conninfo: str, destroy_log: bool = False) -> str:
-    """Take the schema back to nothing but its version table and return ''. Raises SchemaError unless told to."""
+    """Take the schema back to nothing but its version table and return ''.
+
+    Raises SchemaError unless told to, and when the database holds no log.
+    """
     if not destroy_log:
         raise SchemaError("A downgrade would destroy the log with all its entries; say --destroy-log if you mean it.")
-    return _run(conninfo, lambda config: command.downgrade(config, "base"), destroy_log=True)
+    return _run(conninfo, _take_out, destroy_log=True)
+
+
+def _take_out(config: Config) -> None:
+    # Alembic would make its version table first, and schema audit with it.
+    if config.attributes["connection"].execute(text("select to_regclass('audit.schema_version')")).scalar() is None:
+        raise SchemaError("This database holds no log of pg_daybook: nothing was taken out.")
+    command.downgrade(config, "base")
 
 
 def _run(conninfo: str, action: Callable[[Config], None], destroy_log: bool = False) -> str:
@@ -80,7 +92,7 @@ def _explain(error: DBAPIError) -> Exception:
     cause = error.orig
     if not isinstance(cause, psycopg.Error):
         return error
-    if cause.sqlstate is None or (isinstance(cause, psycopg.OperationalError) and cause.sqlstate[:2] in ("08", "57")):
+    if cause.sqlstate is None or cause.sqlstate.startswith(UNREACHABLE):
         return cause
     sentence = (cause.diag.message_primary or str(cause)).rstrip(".") + "."
     if cause.diag.message_hint:

@@ -57,8 +57,17 @@ SETTINGS = (
     Setting("DAYBOOK_HOST", "127.0.0.1", "Address that `serve` listens on."),
     Setting("DAYBOOK_PORT", "8000", "Port that `serve` listens on."),
     Setting("DAYBOOK_POOL_SIZE", "10", "Connections to the database, at most, for each process of `serve`."),
-    Setting("DAYBOOK_POOL_TIMEOUT", "5s", "How long a request waits for a connection before it is answered 503."),
-    Setting("DAYBOOK_STATEMENT_TIMEOUT", "10s", "How long one read may take: `5s`, `500ms`, or bare milliseconds."),
+    Setting(
+        "DAYBOOK_POOL_TIMEOUT",
+        "5s",
+        "How long a request waits for a connection before it is answered 503: `5s`, `500ms`, `1min`; a bare number is "
+        "milliseconds.",
+    ),
+    Setting(
+        "DAYBOOK_STATEMENT_TIMEOUT",
+        "10s",
+        "How long one read may take before it is answered 503: `5s`, `500ms`, `1min`; a bare number is milliseconds.",
+    ),
     Setting(
         "DAYBOOK_SECURE_COOKIE",
         "auto",
@@ -70,6 +79,22 @@ SETTINGS = (
         "Folder with the PostgreSQL programs that `demo` starts. Empty: an installed wheel, Debian's, then `PATH`.",
     ),
 )
+# Connection options that libpq judges only when it connects (manual 34.1.2), when it is no wrong setting any more.
+WHOLE_NUMBERS = (
+    "connect_timeout",
+    "keepalives",
+    "keepalives_idle",
+    "keepalives_interval",
+    "keepalives_count",
+    "tcp_user_timeout",
+)
+CHOICES = {
+    "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+    "gssencmode": ("disable", "prefer", "require"),
+    "channel_binding": ("disable", "prefer", "require"),
+    "target_session_attrs": ("any", "read-write", "read-only", "primary", "standby", "prefer-standby"),
+    "load_balance_hosts": ("disable", "random"),
+}
 _DEFAULTS = {setting.name: setting.default for setting in SETTINGS}
 
 
@@ -111,6 +136,9 @@ class Settings:
         def read(name: str, parse: Callable[[str], T]) -> T:
             try:
                 return parse(environment.get(name, "").strip() or _DEFAULTS[name])
+            except UnicodeError:
+                # A subclass of ValueError, whose text would repeat the value.
+                raise SettingError(name, "is not UTF-8.") from None
             except ValueError as error:
                 raise SettingError(name, str(error)) from error
 
@@ -133,11 +161,24 @@ def _connection_string(text: str) -> str:
     if not text:
         raise ValueError("is not set: it says where the database is, for example postgresql://reader@localhost/app.")
     try:
-        conninfo_to_dict(text)
+        options = conninfo_to_dict(text)
     except ProgrammingError:
         # The parser's own message repeats the text, and with it the password.
         raise ValueError("is neither a libpq URL (postgresql://…) nor a libpq connection string.") from None
+    # Neither are values repeated: in a URL of wrong form a part of the password can stand in any of them.
+    if not all(_is_port(port) for port in str(options.get("port") or "").split(",") if port):
+        raise ValueError("has a port that is no whole number from 1 to 65535.")
+    for name in WHOLE_NUMBERS:
+        if not re.fullmatch(r"-?[0-9]{1,9}", str(options.get(name) or 0)):
+            raise ValueError(f"has a value of {name} that is no whole number.")
+    for name, choices in CHOICES.items():
+        if options.get(name) and options[name] not in choices:
+            raise ValueError(f"has a value of {name} that is none of {', '.join(choices)}.")
     return text
+
+
+def _is_port(text: str) -> bool:
+    return bool(re.fullmatch(r"[0-9]{1,5}", text)) and 0 < int(text) < 65536
 
 
 def _first_line(text: str) -> str | None:
@@ -156,13 +197,13 @@ def _first_line(text: str) -> str | None:
 def _public_url(text: str) -> str | None:
     if not text:
         return None
-    parts = urlsplit(text)
     try:
-        good_port = parts.port is None or parts.port > 0
+        parts = urlsplit(text)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        good_port = False
-    plain = good_port and not (parts.query or parts.fragment or "@" in parts.netloc)
-    if parts.scheme not in ("http", "https") or not parts.hostname or not plain or re.search(r"[^\x21-\x7e]", text):
+        # Of the brackets of an IPv6 address one is missing, or the port is no number.
+        good = False
+    if not good or parts.query or parts.fragment or "@" in parts.netloc or re.search(r"[^\x21-\x7e]", text):
         raise ValueError("must be an http or https address without user, query or fragment.")
     return text.rstrip("/")
 
@@ -190,7 +231,9 @@ def _duration(text: str) -> float:
     match = re.fullmatch(r"([0-9]{1,9})(ms|s|min)?", text)
     seconds = int(match[1]) * {"ms": 0.001, "s": 1.0, "min": 60.0}[match[2] or "ms"] if match else 0
     if not 0 < seconds <= 3600:
-        raise ValueError(f"must be a time such as 500ms, 5s or 1min, at most an hour, not {text!r}.")
+        raise ValueError(
+            f"must be a time such as 500ms, 5s or 1min (a bare number is milliseconds), at most an hour, not {text!r}."
+        )
     return seconds
 
 

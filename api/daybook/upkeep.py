@@ -6,7 +6,6 @@ It must not hold a lock that a writer waits for longer than LOCK_TIMEOUT.
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -31,6 +30,10 @@ class Run:
     days_dropped: list[str] = field(default_factory=list)
     functions_compiled: int = 0
     problem: str | None = None
+
+    def meet(self, problem: str) -> None:
+        """Note a problem beside those met before: one step's trouble is no reason to leave the others out."""
+        self.problem = f"{self.problem}; {problem}" if self.problem else problem
 
     def as_json(self) -> dict[str, Any]:
         """Return the run as the object that `maintain --json` prints."""
@@ -108,6 +111,8 @@ def maintain(conninfo: str) -> Run:
         _drop_days(connection, run)
         _compile(connection, run)
         connection.execute("select audit.note_upkeep(%s)", [run.problem])
+        # A closed connection gives its locks back a moment later, and the next run would find them taken.
+        connection.execute("select pg_advisory_unlock_all()")
         return run
 
 
@@ -116,10 +121,15 @@ def _prepare_days(connection: Connection[Any], run: Run) -> None:
     for attempt in range(LOCK_ATTEMPTS):
         # Every try but the first lets the writers through that queued behind the one before.
         time.sleep(0.05 * min(attempt, 10))
-        with suppress(LockNotAvailable):
+        try:
             run.days_made = _value(connection, "select audit.prepare_days()")
             return
-    run.problem = "days ahead: the log was busy; the next run tries again"
+        except LockNotAvailable:
+            continue
+        except psycopg.errors.DatabaseError as error:
+            run.meet(f"days ahead: {_sentence(connection, error)}")
+            return
+    run.meet("days ahead: the log was busy; the next run tries again")
 
 
 def _drop_days(connection: Connection[Any], run: Run) -> None:
@@ -131,8 +141,11 @@ def _drop_days(connection: Connection[Any], run: Run) -> None:
             _set_lock_timeout(connection, LOCK_TIMEOUT)
             connection.execute("select audit.drop_day(%s)", [day])
         except (LockNotAvailable, ObjectNotInPrerequisiteState):
-            run.problem = f"{day}: a reader holds it; the next run drops it"
+            run.meet(f"{day}: a reader holds it; the next run drops it")
             return
+        except psycopg.errors.DatabaseError as error:
+            run.meet(f"{day}: {_sentence(connection, error)}")
+            continue
         run.days_dropped.append(day)
 
 
@@ -162,8 +175,15 @@ def _compile(connection: Connection[Any], run: Run) -> None:
             run.functions_compiled += _value(
                 connection, "select audit.follow_table(%s, 'daybook maintain')::integer", [tracked_id]
             )
-        except LockNotAvailable:
-            run.problem = run.problem or "a tracked table was being changed; the next run looks at it"
+        except psycopg.errors.DatabaseError as error:
+            run.meet(f"tracked table number {tracked_id}: {_sentence(connection, error)}")
+
+
+def _sentence(connection: Connection[Any], error: psycopg.Error) -> str:
+    """What one step met, for the run's problem; a lost connection ends the run instead."""
+    if connection.closed:
+        raise error
+    return error.diag.message_primary or str(error)
 
 
 def _set_lock_timeout(connection: Connection[Any], timeout: str) -> None:

@@ -1,5 +1,8 @@
 -- What must hold before anything is created: a server that is new enough, and a schema that is ours to fill.
 
+-- In each file: what a name means must not depend on who could create functions where the installer looks first.
+set search_path = pg_catalog, pg_temp;
+
 do $requirements$
 begin
     if current_setting('server_version_num')::integer < 150000 then
@@ -25,6 +28,8 @@ end
 $requirements$;
 
 -- The roles of the log. Roles belong to the whole cluster: they are made when missing and never dropped.
+
+set search_path = pg_catalog, pg_temp;
 
 do $roles$
 declare
@@ -65,6 +70,8 @@ comment on schema audit is
 
 -- What the log knows about itself: its settings, its upkeep and its version.
 
+set search_path = pg_catalog, pg_temp;
+
 create table if not exists audit.schema_version (
     version_num character varying(32) not null,
     constraint schema_version_pkc primary key (version_num)
@@ -104,6 +111,8 @@ comment on sequence audit.floor is
     'The least created_at a new entry may take, in microseconds since 1970-01-01 UTC. Outside transactions on purpose: every writer sees it at once, and a clock that steps back cannot go below it.';
 
 -- The log itself: entries, the changed rows of bulk entries, and the refusal to alter either.
+
+set search_path = pg_catalog, pg_temp;
 
 create table audit.entry (
     id uuid not null,
@@ -250,6 +259,8 @@ comment on function audit.entry_moment(uuid) is
     'The created_at that an entry''s id carries: finds the entry''s day partition from its id alone. Null for null.';
 
 -- Day partitions: whole UTC days, made ahead; past the prepared days …_beyond reaches to infinity.
+
+set search_path = pg_catalog, pg_temp;
 
 create function audit.day_start(day date)
     returns timestamptz
@@ -438,15 +449,15 @@ $function$;
 comment on function audit.prepare_days() is
     'Makes the day partitions from yesterday to days_ahead ahead of today, splitting …_beyond in this one transaction. Returns the number of days made. Set lock_timeout before calling it: it takes the log''s lock for some milliseconds.';
 
-create function audit.drop_day(day_name text)
-    returns bigint
+create function audit.count_day(day_name text)
+    returns jsonb
     language plpgsql
+    stable
     security definer
     set search_path = pg_catalog, pg_temp
 as $function$
 declare
     change_name constant text := regexp_replace(day_name, '^entry_', 'change_');
-    day audit.day_partition;
     entries bigint := 0;
     changes bigint := 0;
 begin
@@ -455,6 +466,26 @@ begin
             using errcode = 'undefined_table',
                   hint = 'select partition_name from audit.day_partition names them.';
     end if;
+    execute format('select count(*) from audit.%I', day_name) into entries;
+    if to_regclass(format('audit.%I', change_name)) is not null then
+        execute format('select count(*) from audit.%I', change_name) into changes;
+    end if;
+    return jsonb_build_object('entries', entries, 'changes', changes, 'digest', null);
+end
+$function$;
+comment on function audit.count_day(text) is 'What a day partition of audit.entry and its changes hold, as day_dropped tells it.';
+
+create function audit.drop_day(day_name text, counts jsonb default null)
+    returns void
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    change_name constant text := regexp_replace(day_name, '^entry_', 'change_');
+    held constant jsonb := coalesce(counts, audit.count_day(day_name));
+    day audit.day_partition;
+begin
     -- A partition detached beforehand has no bounds any more; its name still says where it began.
     select * into day from audit.day_partition where partition_name = day_name;
     if coalesce(day.upper_bound, audit.day_start(to_date(right(day_name, 8), 'YYYYMMDD') + 1))
@@ -463,21 +494,19 @@ begin
             using errcode = 'insufficient_privilege',
                   hint = 'Only days older than retention_days in audit.upkeep are dropped.';
     end if;
-    execute format('select count(*) from audit.%I', day_name) into entries;
     if to_regclass(format('audit.%I', change_name)) is not null then
-        execute format('select count(*) from audit.%I', change_name) into changes;
         execute format('drop table audit.%I', change_name);
     end if;
     execute format('drop table audit.%I', day_name);
-    perform audit.write_event('day_dropped', day_name, null,
-        jsonb_build_object('entries', entries, 'changes', changes, 'digest', null));
-    return entries;
+    perform audit.write_event('day_dropped', day_name, null, held);
 end
 $function$;
-comment on function audit.drop_day(text) is
-    'Drops the partitions of one day that is past retention and leaves a day_dropped entry with what it held. Returns the number of entries dropped.';
+comment on function audit.drop_day(text, jsonb) is
+    'Drops the partitions of one day that is past retention and leaves a day_dropped entry with what it held: counts as count_day gives them, counted here when null.';
 
 -- Who acts, and in what context: the settings that the application names in its transaction.
+
+set search_path = pg_catalog, pg_temp;
 
 create function audit.set_actor(id text, name text default null, type text default 'user')
     returns void
@@ -544,7 +573,7 @@ declare
     longest_id constant integer := 200;
     longest_text constant integer := 1000;
     longest_metadata constant integer := 65536;
-    actor_id text := nullif(current_setting('audit.actor_id', true), '');
+    actor_id text := nullif(btrim(current_setting('audit.actor_id', true)), '');
     actor_name text := nullif(current_setting('audit.actor_name', true), '');
     actor_type text := nullif(current_setting('audit.actor_type', true), '');
     request_id text := nullif(current_setting('audit.request_id', true), '');
@@ -555,7 +584,20 @@ declare
     metadata jsonb;
     invalid jsonb;
     context jsonb;
+    given text;
 begin
+    given := concat(actor_id, actor_name, actor_type, request_id, reason, ip, user_agent, metadata_text);
+    if given <> '' then
+        -- Connection options can carry bytes that are no text: stored, they would fail every later reader. Nothing is written
+        -- in here, so it takes no subtransaction id.
+        begin
+            perform convert_to(given, getdatabaseencoding());
+        exception
+            when data_exception then
+                return row('system'::text, 'system'::text, 'system'::text, null::text,
+                           '{"invalid": {"encoding": "actor and context hold bytes that are no text"}}'::jsonb);
+        end;
+    end if;
     if actor_id = 'system' then
         invalid := jsonb_build_object('actor_id', actor_id);
         actor_id := null;
@@ -574,7 +616,11 @@ begin
             invalid := coalesce(invalid, '{}') || jsonb_build_object('actor_type', left(actor_type, longest_text));
             actor_type := 'user';
         end if;
-        if actor_name is null then
+        if actor_name is null or btrim(actor_name) = '' then
+            actor_name := actor_id;
+        elsif actor_name = 'system' then
+            -- Nobody is called what no user did.
+            invalid := coalesce(invalid, '{}') || jsonb_build_object('actor_name', actor_name);
             actor_name := actor_id;
         elsif length(actor_name) > longest_text then
             invalid := coalesce(invalid, '{}') || jsonb_build_object('actor_name', left(actor_name, longest_text));
@@ -595,7 +641,7 @@ begin
     end if;
     if ip is not null then
         -- The shape only: a name, a port or a list of proxies is no address.
-        if length(ip) <= 64 and ip ~ '^([0-9]{1,3}(\.[0-9]{1,3}){3}|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(%[0-9A-Za-z._-]+)?)$' then
+        if length(ip) <= 64 and ip ~ '^([0-9]{1,3}([.][0-9]{1,3}){3}|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(%[0-9A-Za-z._-]+)?)$' then
             context := coalesce(context, '{}') || jsonb_build_object('ip', ip);
         else
             invalid := coalesce(invalid, '{}') || jsonb_build_object('ip', left(ip, longest_text));
@@ -675,6 +721,8 @@ comment on function audit.write_event(text, text, text, jsonb) is
 
 -- Which tables are tracked, and how: one row each, written by enable_tracking and disable_tracking only.
 
+set search_path = pg_catalog, pg_temp;
+
 create table audit.tracked_table (
     id bigint generated always as identity,
     table_schema text collate "C" not null,
@@ -705,7 +753,10 @@ create table audit.tracked_table (
     constraint kind_is_known check (kind in ('resource', 'permission', 'role')),
     constraint permission_and_role_name_their_resource check (kind = 'resource' or resource_id_columns is not null),
     constraint workspace_comes_from_one_place check (num_nonnulls(workspace, workspace_column, workspace_setting) <= 1),
-    constraint max_value_bytes_is_positive check (max_value_bytes >= 64),
+    constraint max_value_bytes_is_bounded check (max_value_bytes between 64 and 16777216),
+    constraint resource_type_is_not_the_log check (resource_type <> 'audit_log' and length(resource_type) <= 200),
+    constraint workspace_is_given check (workspace <> '' and octet_length(workspace) <= 2000),
+    constraint workspace_setting_is_custom check (workspace_setting like '%.%'),
     constraint missing_actor_is_known check (missing_actor in ('system', 'refuse'))
 );
 
@@ -774,6 +825,8 @@ comment on function audit.is_event_name(text) is
 -- text alone: the compiled function holds the fragments as literals; one whose table changed behind its back asks for them
 -- afresh, so that both ways run the same statements.
 
+set search_path = pg_catalog, pg_temp;
+
 create function audit.base_type(type_oid oid)
     returns oid
     language sql
@@ -841,23 +894,23 @@ begin
                       value, max_bytes, format(cut, value, value));
     elsif base in ('text'::regtype, 'varchar'::regtype, 'bpchar'::regtype) then
         return format('case when octet_length(%1$s) > %2$s then %3$s else to_jsonb(%1$s) end',
-                      value, max_bytes, format(cut, value, format('convert_to(%s, ''UTF8'')', value)));
+                      value, max_bytes, format(cut, value, format('convert_to(%s, getdatabaseencoding())', value)));
     end if;
 
     -- A type of the application goes through its output function: to_jsonb and ::text would run casts that its owner made.
     -- json too, by its text: \u0000 in it makes to_jsonb raise, and its white space is part of its value.
-    if audit.is_core_type(base) and base <> 'json'::regtype then
+    if audit.is_core_type(base) and base not in ('json'::regtype, 'json[]'::regtype) then
         as_text := format('(%s)::text', value);
         -- The text is made only where it could be too long: no compression shrinks a value 256-fold.
         return format('case when pg_column_size(%1$s) > %2$s and octet_length(%3$s) > %4$s then %5$s else to_jsonb(%1$s) end',
                       value, max_bytes / 256, as_text, max_bytes,
-                      format(cut, as_text, format('convert_to(%s, ''UTF8'')', as_text)));
+                      format(cut, as_text, format('convert_to(%s, getdatabaseencoding())', as_text)));
     end if;
     as_text := format('format(''%%s'', %s)', value);
     return format('case when %1$s is not distinct from null then null '
                   'when pg_column_size(%1$s) > %2$s and octet_length(%3$s) > %4$s then %5$s else to_jsonb(%3$s) end',
                   value, max_bytes / 256, as_text, max_bytes,
-                  format(cut, as_text, format('convert_to(%s, ''UTF8'')', as_text)));
+                  format(cut, as_text, format('convert_to(%s, getdatabaseencoding())', as_text)));
 end
 $function$;
 comment on function audit.value_sql(text, oid, integer) is
@@ -881,7 +934,7 @@ create function audit.bounded_sql(value text)
     immutable
     parallel safe
     -- A btree holds 2704 bytes: a longer id must not fail the write.
-return format('case when octet_length(%1$s) > 2000 then left(%1$s, 200) || ''…'' || encode(sha256(convert_to(%1$s, ''UTF8'')), ''hex'') else %1$s end', value);
+return format('case when octet_length(%1$s) > 2000 then left(%1$s, 200) || ''…'' || encode(sha256(convert_to(%1$s, getdatabaseencoding())), ''hex'') else %1$s end', value);
 comment on function audit.bounded_sql(text) is
     'The SQL that keeps a text as it is up to 2000 bytes, and a longer one by its beginning and SHA-256, so that it still tells things apart.';
 
@@ -934,6 +987,36 @@ begin atomic
 end;
 comment on function audit.primary_key_columns(oid) is 'Columns of a table''s primary key in its order. Null: it has none.';
 
+create function audit.runs_code_when_read_sql(relation text, is_partitioned boolean)
+    returns text
+    language sql
+    immutable
+    parallel safe
+return format(
+    '(exists (select from pg_catalog.pg_index i where i.indrelid %1$s and (i.indexprs is not null or i.indpred is not null)) '
+    'or exists (select from pg_catalog.pg_statistic_ext s where s.stxrelid %1$s and s.stxexprs is not null) '
+    'or exists (select from pg_catalog.pg_partitioned_table p where p.partrelid %1$s and p.partexprs is not null))',
+    format(case when is_partitioned then 'in (select relid from pg_catalog.pg_partition_tree(%s::regclass))' else '= %s' end, relation));
+comment on function audit.runs_code_when_read_sql(text, boolean) is
+    'The SQL that asks whether planning a query on a table would run functions of its owner: those in index expressions and predicates, extended statistics and partition keys.';
+
+create function audit.runs_code_when_read(relation oid)
+    returns boolean
+    language plpgsql
+    stable
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    answer boolean;
+begin
+    execute 'select ' || audit.runs_code_when_read_sql('$1', (select relkind = 'p' from pg_class where oid = relation))
+    into answer using relation;
+    return answer;
+end
+$function$;
+comment on function audit.runs_code_when_read(oid) is
+    'Whether planning a query on the table would run functions of its owner as the capturing role.';
+
 create type audit.lookup as (
     parent oid,
     parent_key text,
@@ -958,7 +1041,9 @@ declare
     key_readable boolean;
 begin
     select c.confrelid, key_column.attname, value_column.attname,
-           format('operator(%I.%s)', n.nspname, o.oprname), null
+           format('operator(%I.%s)', n.nspname, o.oprname),
+           case when not has_schema_privilege('audit_capture', n.oid, 'usage')
+                then format('audit_capture may not use schema %I of the key''s operator', n.nspname) end
     into found_lookup
     from pg_constraint c
     join pg_attribute a on a.attrelid = c.conrelid and a.attnum = c.conkey[1]
@@ -976,6 +1061,9 @@ begin
         found_lookup.problem := format('column %I has no foreign key of one column to follow', fk_column);
         return found_lookup;
     end if;
+    if found_lookup.problem is not null then
+        return found_lookup;
+    end if;
     parent_name := found_lookup.parent::regclass::text;
     if found_lookup.parent_column is null then
         found_lookup.problem := format('table %s has no column %I to look up', parent_name, wanted);
@@ -986,6 +1074,8 @@ begin
         found_lookup.problem := format('audit_capture may not read %s', parent_name);
     elsif (select relrowsecurity from pg_class where oid = found_lookup.parent) then
         found_lookup.problem := format('table %s has row-level security', parent_name);
+    elsif audit.runs_code_when_read(found_lookup.parent) then
+        found_lookup.problem := format('table %s has an index, statistics or partitions on expressions, which capture must not run', parent_name);
     end if;
     return found_lookup;
 end
@@ -1039,8 +1129,9 @@ begin
     select atttypid into type_oid
     from pg_attribute where attrelid = target.parent and attname = target.parent_column;
     value := audit.text_sql(format('audit_p.%I', target.parent_column), type_oid);
-    return format('(select %s from %s audit_p where audit_p.%I %s %s.%I)',
+    return format('(select %s from %s %s audit_p where audit_p.%I %s %s.%I)',
                   case when length = 'short' then format('left(%s, 500)', value) else audit.bounded_sql(value) end,
+                  case when (select relkind from pg_class where oid = target.parent) = 'p' then '' else 'only' end,
                   (select format('%I.%I', n.nspname, c.relname)
                    from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = target.parent),
                   target.parent_key, target.key_operator, alias, split_part(path, '.', 1));
@@ -1055,10 +1146,10 @@ create function audit.shape_sql(relation text)
     immutable
     parallel safe
 return format(
-    '(select concat(count(*), '':'', sum(hashtextextended(attname::text, case when atttypid < 16384 then atttypid else 0 end::bigint))) '
+    '(select concat(count(*), '':'', sum(hashtextextended(attname::text, (atttypid::bigint << 32) + attcollation::bigint))) '
     'from pg_catalog.pg_attribute where attrelid = %s and attnum > 0 and not attisdropped)', relation);
 comment on function audit.shape_sql(text) is
-    'The SQL of a table''s fingerprint: its columns'' names and their types where these come with the server (an application type''s OID would not survive a restore).';
+    'The SQL of a table''s fingerprint: the names, types and collations of its columns.';
 
 create function audit.table_shape(relation oid)
     returns text
@@ -1073,7 +1164,7 @@ begin
     return shape;
 end
 $function$;
-comment on function audit.table_shape(oid) is 'A table''s fingerprint, which its compiled function compares before each use.';
+comment on function audit.table_shape(oid) is 'A table''s fingerprint, which its compiled function compares before each use. Another one after a restore, where types of the application have other OIDs: upkeep compiles anew.';
 
 create function audit.side_pieces(tracked audit.tracked_table, relation oid, alias text)
     returns jsonb
@@ -1094,7 +1185,7 @@ begin
             else format('nullif(%s, '''')', audit.column_or_lookup_sql(alias, relation, tracked.workspace_column, 'bounded')) end,
         'resource_type', case
             when tracked.resource_type_column is null then format('%L::text', default_type)
-            else format('coalesce(nullif(%s, ''''), %L)', audit.column_or_lookup_sql(alias, relation, tracked.resource_type_column, 'short'), default_type) end,
+            else format('coalesce(nullif(nullif(%s, ''''), ''audit_log''), %L)', audit.column_or_lookup_sql(alias, relation, tracked.resource_type_column, 'short'), default_type) end,
         'resource_id', audit.key_sql(alias, relation, coalesce(tracked.resource_id_columns, key_columns)),
         'resource_name', audit.column_or_lookup_sql(alias, relation, tracked.resource_name_column, 'short'),
         'row_key', audit.key_sql(alias, relation, key_columns),
@@ -1105,6 +1196,32 @@ end
 $function$;
 comment on function audit.side_pieces(audit.tracked_table, oid, text) is
     'The SQL fragments that read one side (old or new) of a changed row, under the given alias.';
+
+create function audit.unfollowed_columns(tracked audit.tracked_table, relation oid)
+    returns text[]
+    language sql
+    stable
+begin atomic
+    select coalesce(array_agg(a.attname::text), '{}')
+    from pg_catalog.pg_attribute a
+    where a.attrelid = relation and a.attnum > 0 and not a.attisdropped
+      and case
+          -- The same table as when it was compiled: its column numbers tell what was renamed.
+          when relation = tracked.relation_oid then exists (
+              select from jsonb_each_text(tracked.column_numbers) n
+              where n.value::smallint = a.attnum and n.key <> a.attname
+                and n.key = any(tracked.excluded_columns || tracked.redacted_columns))
+          -- Another one, after a restore: a column that was not known then may be the secret one that is missing now.
+          else not tracked.column_numbers ? a.attname::text
+              and exists (
+                  select from unnest(tracked.excluded_columns || tracked.redacted_columns) s(name)
+                  where tracked.column_numbers ? s.name
+                    and not exists (select from pg_catalog.pg_attribute b
+                                    where b.attrelid = relation and b.attname = s.name and not b.attisdropped))
+      end;
+end;
+comment on function audit.unfollowed_columns(audit.tracked_table, oid) is
+    'Columns that are, or may be, excluded or redacted ones under a new name which nobody has told the settings: not stored.';
 
 create function audit.capture_pieces(tracked_id bigint, relation oid)
     returns jsonb
@@ -1119,6 +1236,7 @@ declare
     events jsonb;
     soft_delete jsonb;
     named audit.tracked_table;
+    secret text[];
     root constant oid := coalesce(pg_partition_root(relation), relation);
 begin
     select * into strict tracked from audit.tracked_table where id = tracked_id;
@@ -1127,6 +1245,7 @@ begin
         named.table_name := (select relname from pg_class where oid = root);
     end if;
 
+    secret := audit.unfollowed_columns(tracked, root);
     select jsonb_agg(jsonb_build_object(
         'name', a.attname,
         'changed', case
@@ -1144,7 +1263,8 @@ begin
     from pg_attribute a
     where a.attrelid = relation and a.attnum > 0 and not a.attisdropped
       and a.attgenerated <> 'v'
-      and a.attname <> all(tracked.excluded_columns);
+      and a.attname <> all(tracked.excluded_columns)
+      and a.attname <> all(secret);
 
     events := audit.kind_events(tracked.kind) || coalesce(tracked.events, '{}');
     if tracked.soft_delete_column is not null
@@ -1277,7 +1397,7 @@ begin
 
     return format(
         'select %s collate "C" as workspace_id, %s collate "C" as event, %s collate "C" as resource_type, '
-        '%s collate "C" as resource_id, %s as resource_name, nullif(%s, %s) collate "C" as row_key, '
+        '%s collate "C" as resource_id, %s as resource_name, nullif((%s) collate "C", (%s) collate "C") as row_key, '
         '%s as subject_id, %s as subject_name, %s as before, %s as after from %s',
         side ->> 'workspace', audit.row_event_sql(pieces, operation, changed_columns), side ->> 'resource_type',
         side ->> 'resource_id', side ->> 'resource_name',
@@ -1295,9 +1415,9 @@ create function audit.pair_sql()
     immutable
     parallel safe
     -- Both transition tables list a statement's rows in one order; a key may have changed, so it cannot pair them.
-return '(select row_number() over () as "audit position", r.* from audit_old_rows r) audit_o '
-    'join (select row_number() over () as "audit position", r.* from audit_new_rows r) audit_n '
-    'on audit_o."audit position" = audit_n."audit position"';
+return '(select row_number() over () as "audit position of a row in its transition table", r.* from audit_old_rows r) audit_o '
+    'join (select row_number() over () as "audit position of a row in its transition table", r.* from audit_new_rows r) audit_n '
+    'on audit_o."audit position of a row in its transition table" = audit_n."audit position of a row in its transition table"';
 comment on function audit.pair_sql() is 'The FROM items that pair the old and new rows of an UPDATE by their position.';
 
 create function audit.changed_columns_sql(pieces jsonb)
@@ -1358,6 +1478,8 @@ comment on function audit.bulk_sql(jsonb, text, text[]) is
 
 -- The compiled trigger function of a tracked table: one function for its four operations.
 
+set search_path = pg_catalog, pg_temp;
+
 create function audit.truncate_sql(pieces jsonb, relation oid)
     returns text
     language sql
@@ -1372,7 +1494,7 @@ select audit.new_entry_id($1), $1, g.workspace_id, %1$L, 'TRUNCATE', $3, $4, %2$
        ($2).actor_type, ($2).actor_id, ($2).actor_name, g.row_count, ($2).request_id, ($2).context,
        session_user, pg_current_xact_id()
 from (select %3$s collate "C" as workspace_id, count(*) as row_count
-      from %4$s audit_n group by 1) g
+      from only %4$s audit_n group by 1) g
 $sql$, pieces -> 'events' ->> 'TRUNCATE', pieces -> 'new' ->> 'default_type', pieces -> 'new' ->> 'workspace',
         (select format('%I.%I', n.nspname, c.relname)
          from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace where c.oid = relation));
@@ -1387,13 +1509,16 @@ create function audit.count_is_exact(relation oid)
 begin atomic
     select has_table_privilege(current_user, c.oid, 'select')
        and has_schema_privilege(current_user, c.relnamespace, 'usage')
+       and current_setting('transaction_isolation') in ('read committed', 'read uncommitted')
        and (not row_security_active(c.oid)
-            or exists (select from pg_catalog.pg_policy p where p.polrelid = c.oid and p.polname = 'audit_capture_counts'))
+            or (exists (select from pg_catalog.pg_policy p where p.polrelid = c.oid and p.polname = 'audit_capture_counts')
+                and not exists (select from pg_catalog.pg_policy p where p.polrelid = c.oid and not p.polpermissive)))
+       and not audit.runs_code_when_read(c.oid)
     from pg_catalog.pg_class c
     where c.oid = relation;
 end;
 comment on function audit.count_is_exact(oid) is
-    'Whether the current role sees every row of a table, so that a TRUNCATE of it can be counted.';
+    'Whether the current role sees every row of a table in its newest state, and counting it runs no function of the table''s owner, so that a TRUNCATE of it can be counted.';
 
 create function audit.write_uncounted_truncate(relation oid, table_schema text, table_name text, pieces jsonb)
     returns void
@@ -1463,7 +1588,7 @@ begin
             audit_resource_type := %3$s;
             audit_resource_id := %4$s;
             audit_resource_name := %5$s;
-            audit_row_key := nullif(%6$s, audit_resource_id);$sql$,
+            audit_row_key := nullif((%6$s) collate "C", audit_resource_id collate "C");$sql$,
         audit.row_event_sql(pieces, operation, null), side ->> 'workspace', side ->> 'resource_type', side ->> 'resource_id',
         side ->> 'resource_name',
         case when operation = 'INSERT' then pieces -> 'new' ->> 'row_key' else pieces -> 'old' ->> 'row_key' end)
@@ -1488,21 +1613,23 @@ declare
     is_partitioned constant boolean := (select relkind = 'p' from pg_class where oid = relation);
     shape_check text;
     actor_check text := '';
-    truncate_guard text := '';
-    truncate_mark text := '';
+    unpaired_check text := '';
 begin
     -- Names, not OIDs, for the parents of lookups: the text must hold after a restore, and a parent that is gone reads as
     -- changed. What one asks of a column is asked only once it is known to be there.
     select concat_ws(' and ', format('%s = %L', audit.shape_sql('tg_relid'), audit.table_shape(relation)), string_agg(format(
-        'case when %1$s = %2$L then has_schema_privilege(%3$L, ''usage'') and has_column_privilege(to_regclass(%4$L), %5$L, ''select'') '
-        'and has_column_privilege(to_regclass(%4$L), %6$L, ''select'') and not row_security_active(to_regclass(%4$L)) else false end',
-        audit.shape_sql(format('to_regclass(%L)', n.parent_name)), audit.table_shape(l.parent), n.schema_name, n.parent_name,
-        l.parent_key, l.parent_column), ' and '))
+        'case when %1$s = %2$L then has_schema_privilege(%3$L, ''usage'') and has_column_privilege(%4$s, %5$L, ''select'') '
+        'and has_column_privilege(%4$s, %6$L, ''select'') and not row_security_active(%4$s) and not %7$s else false end',
+        audit.shape_sql(n.parent_oid), audit.table_shape(l.parent), n.schema_name, n.parent_oid,
+        l.parent_key, l.parent_column, audit.runs_code_when_read_sql(n.parent_oid, n.is_partitioned)), ' and '))
     into shape_check
     from unnest(audit.readable_paths(tracked, relation)) p(path)
     cross join lateral audit.find_lookup(relation, p.path) l
     cross join lateral (
-        select s.nspname as schema_name, format('%I.%I', s.nspname, c.relname) as parent_name
+        -- By the catalogue: to_regclass raises where the schema may not be used.
+        select s.nspname as schema_name, c.relkind = 'p' as is_partitioned,
+               format('(select c.oid from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace '
+                      'where n.nspname = %L and c.relname = %L)', s.nspname, c.relname) as parent_oid
         from pg_class c join pg_namespace s on s.oid = c.relnamespace where c.oid = l.parent) n;
 
     if tracked.missing_actor = 'refuse' then
@@ -1514,18 +1641,22 @@ begin
     end if;$sql$);
     end if;
     if is_partitioned then
-        -- TRUNCATE of the parent fires the triggers of its partitions too; only the parent counts. A write in between makes
-        -- a later TRUNCATE of a partition one of its own.
-        truncate_guard := format($sql$
-        if tg_table_name <> %1$L and current_setting('audit.truncated_table', true) = %2$L then
-            return null;
-        end if;
-        perform set_config('audit.truncated_table', %2$L, true);$sql$,
-            (select relname from pg_class where oid = relation), tracked.id::text);
-        truncate_mark := format($sql$
-    if current_setting('audit.truncated_table', true) = %L then
-        perform set_config('audit.truncated_table', '', true);
-    end if;$sql$, tracked.id::text);
+        -- A BEFORE trigger of the partition that a row moves into can suppress it: then old and new rows do not pair up.
+        unpaired_check := $sql$
+    audit_rows := 0;
+    if tg_op = 'UPDATE' then
+        audit_rows := (select count(*) from audit_old_rows) - (select count(*) from audit_new_rows);
+    end if;
+    if audit_rows <> 0 then
+        audit_pieces := audit.capture_pieces(%3$s, tg_relid);
+        audit_actor := audit.read_actor_context();%5$s
+        audit_moment := audit.write_moment();
+        execute audit.bulk_sql(audit_pieces, 'DELETE', null) using audit_moment, audit_actor, audit_schema, audit_table;
+        audit_moment := audit.write_moment();
+        execute audit.bulk_sql(audit_pieces, 'INSERT', null) using audit_moment, audit_actor, audit_schema, audit_table;
+        return null;
+    end if;$sql$;
+        unpaired_check := replace(replace(unpaired_check, '%3$s', tracked.id::text), '%5$s', actor_check);
     end if;
 
     return format($sql$
@@ -1552,10 +1683,14 @@ declare
     audit_pieces jsonb;
     audit_is_current boolean;
 begin
-    if tg_op = 'TRUNCATE' then%9$s
+    if tg_op = 'TRUNCATE' then
         audit_pieces := audit.capture_pieces(%3$s, tg_relid);
         audit_actor := audit.read_actor_context();%5$s
         audit_moment := audit.write_moment();
+        -- A partitioned table holds no rows of its own: TRUNCATE fires the triggers of its partitions too.
+        if (select relkind from pg_catalog.pg_class where oid = tg_relid) = 'p' then
+            return null;
+        end if;
         if audit.count_is_exact(tg_relid) then
             execute audit.truncate_sql(audit_pieces, tg_relid)
             using audit_moment, audit_actor, audit_schema, audit_table;
@@ -1563,7 +1698,7 @@ begin
             perform audit.write_uncounted_truncate(tg_relid, audit_schema, audit_table, audit_pieces);
         end if;
         return null;
-    end if;%10$s
+    end if;%9$s
 
     if tg_op = 'DELETE' then
         select count(*) into audit_rows from (select from audit_old_rows limit 2) s;
@@ -1604,7 +1739,7 @@ begin
         return null;
     end if;
 
-    audit_pieces := case when audit_is_current then %11$L::jsonb else audit.capture_pieces(%3$s, tg_relid) end;
+    audit_pieces := case when audit_is_current then %10$L::jsonb else audit.capture_pieces(%3$s, tg_relid) end;
     -- Planned each time: the plan that fitted one row would take minutes for many.
     if tg_op = 'UPDATE' then
         execute audit.changed_columns_sql(audit_pieces) into audit_changed;
@@ -1627,8 +1762,7 @@ $sql$,
         audit.single_row_sql(pieces, 'INSERT'),
         audit.single_row_sql(pieces, 'DELETE'),
         audit.single_row_sql(pieces, 'UPDATE'),
-        truncate_guard,
-        truncate_mark,
+        unpaired_check,
         pieces::text);
 end
 $function$;
@@ -1636,6 +1770,53 @@ comment on function audit.function_sql(audit.tracked_table, oid) is 'The body of
 
 -- Turning tracking on and off. The public functions run with the caller's rights, who must own the table; what needs the log's
 -- own rights stands in definer functions that check ownership again.
+
+set search_path = pg_catalog, pg_temp;
+
+create function audit.prove_ownership()
+    returns trigger
+    language plpgsql
+    security invoker
+    set search_path = pg_catalog, pg_temp
+as $function$
+begin
+    return null;
+end
+$function$;
+comment on function audit.prove_ownership() is
+    'Does nothing: a trigger that calls it, made ENABLE ALWAYS in this transaction, proves that the caller owns the table.';
+
+create function audit.show_ownership(relation oid)
+    returns void
+    language plpgsql
+    security invoker
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    target constant text := (select format('%I.%I', n.nspname, c.relname)
+                             from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = relation);
+begin
+    execute format('create trigger audit_ownership before truncate on %s for each statement execute function audit.prove_ownership()', target);
+    -- TRIGGER can be granted; ENABLE ALWAYS takes the owner.
+    execute format('alter table %s enable always trigger audit_ownership', target);
+end
+$function$;
+comment on function audit.show_ownership(oid) is
+    'Makes the trigger that require_owner asks for, with the caller''s rights. Raises 42501 unless the caller owns the table.';
+
+create function audit.hide_ownership(relation oid)
+    returns void
+    language plpgsql
+    security invoker
+    set search_path = pg_catalog, pg_temp
+as $function$
+begin
+    execute format('drop trigger audit_ownership on %s',
+                   (select format('%I.%I', n.nspname, c.relname)
+                    from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = relation));
+end
+$function$;
+comment on function audit.hide_ownership(oid) is 'Takes the trigger of show_ownership away again.';
 
 create function audit.require_owner(relation oid)
     returns void
@@ -1645,21 +1826,26 @@ create function audit.require_owner(relation oid)
     set search_path = pg_catalog, pg_temp
 as $function$
 declare
-    owner oid;
+    own_transaction constant bigint := pg_current_xact_id()::text::bigint;
+    made_by bigint;
 begin
-    select relowner into owner from pg_class where oid = relation;
-    -- Inside a definer function of ours current_user is the log's owner: the caller is the role that was set, else the login.
-    if not pg_has_role(
-        (case when current_user <> 'audit_owner' then current_user
-              when current_setting('role') = 'none' then session_user
-              else current_setting('role') end)::name, owner, 'usage') then
+    -- No role name can be trusted here: inside a definer function current_user is the log's owner, and session_user may be a
+    -- superuser whose ANALYZE runs somebody's index function. What only the owner could have done a moment ago is proof.
+    select xmin::text::bigint into made_by
+    from pg_trigger t
+    where t.tgrelid = relation and t.tgname = 'audit_ownership' and t.tgenabled = 'A'
+      and t.tgfoid = 'audit.prove_ownership()'::regprocedure;
+    -- Visible and still in progress: made by this transaction or a subtransaction of it, whose ids are never less.
+    if made_by is null or made_by < own_transaction % 4294967296
+       or pg_xact_status((own_transaction - own_transaction % 4294967296 + made_by)::text::xid8) <> 'in progress' then
         raise exception 'must be owner of table %', relation::regclass
             using errcode = 'insufficient_privilege',
-                  hint = 'Tracking is turned on and off by the table''s owner or a superuser.';
+                  hint = 'Call audit.enable_tracking or audit.disable_tracking as the table''s owner or a superuser.';
     end if;
 end
 $function$;
-comment on function audit.require_owner(oid) is 'Raises 42501 unless the caller owns the table.';
+comment on function audit.require_owner(oid) is
+    'Raises 42501 unless this transaction has shown, by show_ownership, that it acts for the table''s owner.';
 
 create function audit.refuse_unknown_columns(relation oid, argument text, columns text[])
     returns void
@@ -1674,7 +1860,7 @@ begin
     from unnest(columns) name
     where not exists (
         select from pg_attribute a
-        where a.attrelid = relation and a.attname = name and a.attnum > 0 and not a.attisdropped)
+        where a.attrelid = relation and a.attname = name and a.attnum > 0 and not a.attisdropped and a.attgenerated <> 'v')
     limit 1;
     if unknown is not null then
         raise exception '%: table % has no column %', argument, relation::regclass, quote_ident(unknown)
@@ -1701,6 +1887,12 @@ begin
     end if;
     perform audit.refuse_unknown_columns(relation, argument, array[split_part(path, '.', 1)]);
     target := audit.find_lookup(relation, path);
+    if target.problem is null
+       and not (has_column_privilege(target.parent, target.parent_key, 'select')
+                and has_column_privilege(target.parent, target.parent_column, 'select')) then
+        raise exception '%: you may not read %', argument, target.parent::regclass
+            using errcode = 'insufficient_privilege', hint = 'A lookup shows what it reads: its owner must let you select it first.';
+    end if;
     if target.problem is not null then
         raise exception '%: %', argument, target.problem
             using errcode = case when target.problem like 'audit_capture may not%' then 'insufficient_privilege'
@@ -1791,6 +1983,12 @@ begin
         'audit_truncate before truncate on %s']
     loop
         trigger_name := split_part(definition, ' ', 1);
+        if exists (select from pg_trigger t join pg_proc p on p.oid = t.tgfoid
+                   where t.tgrelid = relation and t.tgname = trigger_name
+                     and not (p.pronamespace = 'audit'::regnamespace and p.proname ~ '^capture_[0-9]+$')) then
+            raise exception 'table % has a trigger % of its own', target, trigger_name
+                using errcode = 'duplicate_object', hint = 'Rename that trigger; pg_daybook needs the name.';
+        end if;
         execute format('create or replace trigger ' || definition || ' for each statement execute function audit.%I()',
                        target, function_name);
         execute format('alter table %s enable always trigger %I', target, trigger_name);
@@ -1815,6 +2013,29 @@ begin atomic
 end;
 comment on function audit.partitions_of(oid) is 'A table and all partitions below it.';
 
+create function audit.let_owner_attach(tracked_id bigint, relation oid)
+    returns void
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    function_name constant text := 'capture_' || tracked_id;
+    owner constant name := (select r.rolname from pg_class c join pg_roles r on r.oid = c.relowner where c.oid = relation);
+begin
+    if has_schema_privilege(owner, 'audit', 'usage')
+       and has_function_privilege(owner, format('audit.%I()', function_name), 'execute')
+       and has_function_privilege(owner, 'audit.create_capture_triggers(oid, text)', 'execute') then
+        return;
+    end if;
+    execute format('grant usage on schema audit to %I', owner);
+    execute format('grant execute on function audit.%I(), audit.create_capture_triggers(oid, text), audit.partitions_of(oid) to %I',
+                   function_name, owner);
+end
+$function$;
+comment on function audit.let_owner_attach(bigint, oid) is
+    'Gives a tracked table''s owner what it takes to put its triggers on partitions that come later.';
+
 create function audit.store_tracking(relation oid, settings jsonb)
     returns text
     language plpgsql
@@ -1827,9 +2048,10 @@ declare
     known audit.tracked_table;
     tracked audit.tracked_table;
     function_name text;
-    owner text;
 begin
     perform audit.require_owner(relation);
+    -- Checked here and by the table's constraints, whoever calls: names of events are what readers trust.
+    perform audit.refuse_bad_events(relation, nullif(settings -> 'events', 'null'), nullif(settings -> 'column_events', 'null'));
     -- One at a time: the grants below write to the schema's own row.
     perform pg_advisory_xact_lock(hashtext('pg_daybook'), hashtext('tracking'));
     if not exists (select from audit.day_partition where is_beyond) then
@@ -1874,11 +2096,7 @@ begin
         execute format('alter function audit.%I() owner to audit_capture', function_name);
         revoke create on schema audit from audit_capture;
     end if;
-    -- The owner attaches partitions later and gives them the same triggers.
-    select rolname into owner from pg_roles where oid = (select relowner from pg_class where oid = relation);
-    execute format('grant usage on schema audit to %I', owner);
-    execute format('grant execute on function audit.%I(), audit.create_capture_triggers(oid, text), audit.partitions_of(oid) to %I',
-                   function_name, owner);
+    perform audit.let_owner_attach(tracked.id, relation);
 
     if known.id is null then
         perform audit.write_event('tracking_enabled', format('%I.%I', schema_name, relation_name), tracked.workspace, settings);
@@ -1902,15 +2120,23 @@ declare
     tracked audit.tracked_table;
     body text;
     function_name constant text := 'capture_' || tracked_id;
+    is_new constant boolean := to_regprocedure(format('audit.%I()', function_name)) is null;
 begin
     -- Two compilations of one table at once would end in "tuple concurrently updated".
-    perform pg_advisory_xact_lock(hashtext('pg_daybook capture'), (tracked_id % 2147483647)::integer);
-    select * into strict tracked from audit.tracked_table where id = tracked_id;
+    select * into strict tracked from audit.tracked_table where id = tracked_id for update;
     body := audit.function_sql(tracked, relation);
-    if md5(body) = tracked.compiled_digest and relation = tracked.relation_oid
-       and to_regprocedure(format('audit.%I()', function_name)) is not null then
+    if md5(body) = tracked.compiled_digest and relation = tracked.relation_oid and not is_new then
         return false;
     end if;
+    -- First, so that the event trigger which the commands below fire finds nothing left to do.
+    update audit.tracked_table t
+    set compiled_digest = md5(body),
+        readable_paths = audit.readable_paths(tracked, relation),
+        relation_oid = relation,
+        column_numbers = coalesce((select jsonb_object_agg(a.attname, a.attnum)
+                          from pg_attribute a
+                          where a.attrelid = relation and a.attnum > 0 and not a.attisdropped), '{}')
+    where t.id = tracked_id;
     -- The settings stand for the caller's: how a value is written must not depend on who writes it.
     execute format($sql$
 create or replace function audit.%I()
@@ -1923,20 +2149,18 @@ create or replace function audit.%I()
     set intervalstyle = 'postgres'
     set extra_float_digits = '1'
     set bytea_output = 'hex'
+    set row_security = 'on'
+    set constraint_exclusion = 'off'
+    set enable_hashjoin = 'on'
+    set enable_mergejoin = 'on'
     set jit = 'off'
 as %L$sql$, function_name, body);
-    execute format('revoke all on function audit.%I() from public', function_name);
+    if is_new then
+        execute format('revoke all on function audit.%I() from public', function_name);
+    end if;
     execute format('comment on function audit.%I() is %L', function_name,
                    format('Captures %I.%I. Compiled by audit.enable_tracking; compiled anew when the table changes.',
                           tracked.table_schema, tracked.table_name));
-    update audit.tracked_table t
-    set compiled_digest = md5(body),
-        readable_paths = audit.readable_paths(tracked, relation),
-        relation_oid = relation,
-        column_numbers = coalesce((select jsonb_object_agg(a.attname, a.attnum)
-                          from pg_attribute a
-                          where a.attrelid = relation and a.attnum > 0 and not a.attisdropped), '{}')
-    where t.id = tracked_id;
     return true;
 end
 $function$;
@@ -2000,10 +2224,14 @@ begin
         raise exception 'target: name the table to track'
             using errcode = 'null_value_not_allowed', hint = 'select audit.enable_tracking(''public.document'')';
     end if;
-    perform audit.require_owner(relation);
     if relation_kind not in ('r', 'p') or (select relpersistence from pg_class where oid = relation) = 't' then
         raise exception '% is no ordinary or partitioned table', target
             using errcode = 'wrong_object_type', hint = 'Views, foreign, temporary and materialised tables cannot be tracked.';
+    end if;
+    if not pg_has_role(current_user, (select relowner from pg_class where oid = relation), 'usage') then
+        raise exception 'must be owner of table %', target
+            using errcode = 'insufficient_privilege',
+                  hint = 'Tracking is turned on and off by the table''s owner or a superuser.';
     end if;
     if (select relnamespace from pg_class where oid = relation) in ('audit'::regnamespace, 'pg_catalog'::regnamespace) then
         raise exception '% cannot be tracked', target
@@ -2022,8 +2250,12 @@ begin
         raise exception 'missing_actor: % is neither system nor refuse', coalesce(quote_literal(missing_actor), 'null')
             using errcode = 'invalid_parameter_value', hint = 'missing_actor => ''system''';
     end if;
-    if max_value_bytes is null or max_value_bytes < 64 then
-        raise exception 'max_value_bytes: % is less than 64', coalesce(max_value_bytes::text, 'null')
+    if resource_type = 'audit_log' or length(resource_type) > 200 then
+        raise exception 'resource_type: % is the log itself, or longer than 200 characters', left(resource_type, 20)
+            using errcode = 'invalid_parameter_value', hint = 'resource_type => ''document''';
+    end if;
+    if max_value_bytes is null or max_value_bytes not between 64 and 16777216 then
+        raise exception 'max_value_bytes: % is not between 64 and 16777216', coalesce(max_value_bytes::text, 'null')
             using errcode = 'invalid_parameter_value', hint = 'max_value_bytes => 65536';
     end if;
     if kind <> 'resource' and coalesce(cardinality(resource_id_columns), 0) = 0 then
@@ -2045,6 +2277,18 @@ begin
     if soft_delete_column = any(excluded_columns) then
         raise exception 'soft_delete_column: % is excluded', soft_delete_column
             using errcode = 'invalid_parameter_value', hint = 'Take it out of excluded_columns.';
+    end if;
+
+    select name into cascading
+    from unnest(excluded_columns || redacted_columns) name
+    where name = any(coalesce(resource_id_columns, audit.primary_key_columns(relation))
+                     || audit.primary_key_columns(relation) || resource_type_column
+                     || split_part(resource_name_column, '.', 1) || split_part(subject_column, '.', 1)
+                     || split_part(workspace_column, '.', 1));
+    if cascading is not null then
+        raise exception 'excluded_columns, redacted_columns: % is shown elsewhere in the entry', cascading
+            using errcode = 'invalid_parameter_value',
+                  hint = 'A column that makes the key, resource, name, subject or workspace cannot be kept secret.';
     end if;
 
     if num_nonnulls(workspace, workspace_column, workspace_setting) > 1 then
@@ -2085,6 +2329,7 @@ begin
                        (select nspname from pg_namespace n join pg_class c on c.relnamespace = n.oid where c.oid = relation));
     end if;
 
+    perform audit.show_ownership(relation);
     function_name := audit.store_tracking(relation, jsonb_build_object(
         'kind', kind, 'resource_type', resource_type, 'resource_type_column', resource_type_column,
         'resource_id_columns', resource_id_columns, 'resource_name_column', resource_name_column,
@@ -2093,6 +2338,7 @@ begin
         'soft_delete_column', soft_delete_column, 'excluded_columns', coalesce(excluded_columns, '{}'),
         'redacted_columns', coalesce(redacted_columns, '{}'), 'max_value_bytes', max_value_bytes,
         'missing_actor', missing_actor));
+    perform audit.hide_ownership(relation);
     for partition in select audit.partitions_of(relation) loop
         perform audit.create_capture_triggers(partition, function_name);
     end loop;
@@ -2115,7 +2361,7 @@ begin
         raise exception 'target: name the table'
             using errcode = 'null_value_not_allowed', hint = 'select audit.disable_tracking(''public.document'')';
     end if;
-    perform audit.require_owner(target);
+    perform audit.show_ownership(target);
     for partition in select audit.partitions_of(target) loop
         for trigger_name in
             select t.tgname
@@ -2132,6 +2378,7 @@ begin
         execute format('drop policy audit_capture_counts on %s', target);
     end if;
     perform audit.remove_tracking(target);
+    perform audit.hide_ownership(target);
 end
 $function$;
 comment on function audit.disable_tracking(regclass) is
@@ -2140,6 +2387,8 @@ comment on function audit.disable_tracking(regclass) is
 -- Following DDL: functions are compiled anew in the transaction that changes their table, partitions get their triggers,
 -- a dropped table loses its settings. Nothing here may fail the application's DDL: what cannot be followed is a warning,
 -- the compiled function notices by itself, and audit.check() lists it.
+
+set search_path = pg_catalog, pg_temp;
 
 create function audit.rename_columns(names text[], renamed jsonb)
     returns text[]
@@ -2174,7 +2423,8 @@ begin
     -- The trigger is the proof: a name may have passed to another table, an OID does not survive a restore.
     foreach candidate in array array[
         tracked.relation_oid,
-        to_regclass(format('%I.%I', tracked.table_schema, tracked.table_name))::oid]
+        (select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
+         where n.nspname = tracked.table_schema and c.relname = tracked.table_name)]
     loop
         if exists (
             select from pg_trigger t
@@ -2204,9 +2454,11 @@ declare
     is_changed boolean;
     is_renamed boolean;
 begin
-    select * into tracked from audit.tracked_table where id = tracked_id for update;
+    -- Never a wait: another transaction that holds the row may wait for the very table that is being altered here. What is left
+    -- out now shows in the fingerprint at the next write, and upkeep compiles it.
+    select * into tracked from audit.tracked_table where id = tracked_id for update skip locked;
     relation := audit.tracked_relation(tracked);
-    if relation is null then
+    if tracked.id is null or relation is null then
         return false;
     end if;
     shape_before := tracked.column_numbers;
@@ -2225,7 +2477,8 @@ begin
         workspace_column = audit.rename_path(t.workspace_column, renamed),
         soft_delete_column = audit.rename_path(t.soft_delete_column, renamed),
         -- A name whose column was dropped stays: should it come back, it is still excluded.
-        excluded_columns = coalesce(audit.rename_columns(t.excluded_columns, renamed), '{}'),
+        excluded_columns = coalesce(audit.rename_columns(t.excluded_columns, renamed), '{}')
+            || case when relation = tracked.relation_oid then '{}' else audit.unfollowed_columns(tracked, relation) end,
         redacted_columns = coalesce(audit.rename_columns(t.redacted_columns, renamed), '{}'),
         column_events = (
             select jsonb_object_agg(e.key, to_jsonb(audit.rename_columns(array(select jsonb_array_elements_text(e.value)), renamed)))
@@ -2237,6 +2490,7 @@ begin
     into is_renamed from audit.tracked_table t where t.id = tracked_id;
 
     is_changed := audit.compile_tracking(tracked_id, relation);
+    perform audit.let_owner_attach(tracked_id, relation);
     if command is not null and (is_changed or is_renamed) then
         select * into tracked from audit.tracked_table where id = tracked_id;
         if is_renamed or shape_before <> tracked.column_numbers or command = 'ALTER TABLE' then
@@ -2269,6 +2523,9 @@ begin
         left join pg_class c on c.oid = t.relation_oid
         left join pg_namespace n on n.oid = c.relnamespace
         where t.relation_oid = any(touched)
+           -- A rename in a parent, or in the type of a typed table, renames the columns of those that inherit it.
+           or exists (select from pg_inherits h where h.inhrelid = t.relation_oid and h.inhparent = any(touched))
+           or (command = 'ALTER TYPE' and c.reloftype <> 0)
            or (n.nspname, c.relname) is distinct from (t.table_schema::name, t.table_name::name)
            or (concat(t.workspace_column, t.resource_name_column, t.subject_column) like '%.%'
                -- A schema, extension or operator that moved stands in the compiled text; what else made a lookup readable or
@@ -2319,14 +2576,25 @@ declare
     touched oid[];
 begin
     for tracked in
+        -- By number or by name: after a restore the number is another one, after a rename nobody followed the name.
         select t.*
         from pg_event_trigger_dropped_objects() d
-        join audit.tracked_table t on t.relation_oid = d.objid and d.classid = 'pg_class'::regclass and d.objsubid = 0
+        join audit.tracked_table t
+            on t.relation_oid = d.objid or (t.table_schema, t.table_name) = (d.schema_name, d.object_name)
+        where d.classid = 'pg_class'::regclass and d.objsubid = 0 and d.object_type = 'table' and not d.is_temporary
+          -- The proof: no table carries its triggers any more.
+          and not exists (select from pg_trigger g
+                          where g.tgfoid = to_regprocedure(format('audit.%I()', 'capture_' || t.id)))
     loop
-        delete from audit.tracked_table where id = tracked.id;
-        execute format('drop function if exists audit.%I()', 'capture_' || tracked.id);
-        perform audit.write_event('table_dropped', format('%I.%I', tracked.table_schema, tracked.table_name), tracked.workspace,
-                                  jsonb_build_object('command', tg_tag));
+        begin
+            delete from audit.tracked_table where id = tracked.id;
+            execute format('drop function if exists audit.%I()', 'capture_' || tracked.id);
+            perform audit.write_event('table_dropped', format('%I.%I', tracked.table_schema, tracked.table_name), tracked.workspace,
+                                      jsonb_build_object('command', tg_tag));
+        exception when others then
+            raise warning 'pg_daybook could not end the tracking of %.%: %', tracked.table_schema, tracked.table_name, sqlerrm
+                using hint = '"select * from audit.check()" shows what to do.';
+        end;
     end loop;
     select coalesce(array_agg(objid), '{}') into touched
     from pg_event_trigger_dropped_objects()
@@ -2396,12 +2664,13 @@ begin
         return;
     end if;
     create event trigger audit_follow_ddl on ddl_command_end
-        when tag in ('ALTER TABLE', 'ALTER SCHEMA', 'GRANT', 'REVOKE', 'ALTER EXTENSION', 'ALTER OPERATOR')
+        when tag in ('ALTER TABLE', 'ALTER SCHEMA', 'ALTER TYPE', 'GRANT', 'REVOKE', 'CREATE INDEX',
+                     'CREATE STATISTICS', 'ALTER EXTENSION', 'ALTER OPERATOR')
         execute function audit.follow_ddl();
     create event trigger audit_follow_drop on sql_drop
         execute function audit.follow_drop();
     create event trigger audit_follow_partitions on ddl_command_end
-        when tag in ('ALTER TABLE', 'CREATE TABLE')
+        when tag in ('ALTER TABLE', 'CREATE TABLE', 'CREATE SCHEMA')
         execute function audit.follow_partitions();
     alter event trigger audit_follow_ddl enable always;
     alter event trigger audit_follow_drop enable always;
@@ -2413,6 +2682,8 @@ end
 $event_triggers$;
 
 -- What is no write, the application records itself.
+
+set search_path = pg_catalog, pg_temp;
 
 create function audit.record(
     event text,
@@ -2475,6 +2746,8 @@ comment on function audit.record(text, text, text, text, text, jsonb) is
 -- What readers see: views over the log. They run with the reader's own rights, so that row-level security holds, and are no
 -- security barriers, which would lose the ordered append over the days.
 
+set search_path = pg_catalog, pg_temp;
+
 create view audit.timeline
     with (security_invoker = true)
 as
@@ -2523,6 +2796,8 @@ end;
 comment on function audit.retention_days() is 'Whole UTC days an entry is kept, for readers.';
 
 -- API keys: only their SHA-256 is stored.
+
+set search_path = pg_catalog, pg_temp;
 
 create table audit.api_key (
     prefix text collate "C" not null,
@@ -2622,6 +2897,8 @@ comment on function audit.list_keys() is 'All keys without their digests, oldest
 
 -- What could slip past the log: each finding with the statement that mends it.
 
+set search_path = pg_catalog, pg_temp;
+
 create function audit.check()
     returns table (severity text, problem text, object_name text, detail text, mend text)
     language plpgsql
@@ -2639,7 +2916,9 @@ declare
 begin
     for tracked in select * from audit.tracked_table t order by t.table_schema, t.table_name loop
         table_label := format('%I.%I', tracked.table_schema, tracked.table_name);
-        relation := coalesce(audit.tracked_relation(tracked), to_regclass(table_label)::oid);
+        relation := coalesce(audit.tracked_relation(tracked), (
+            select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
+            where n.nspname = tracked.table_schema and c.relname = tracked.table_name));
         if relation is null then
             return query select 'bypass', 'table_missing', table_label,
                 'The tracked table is gone and its settings stayed.'::text,
@@ -2666,6 +2945,15 @@ begin
             on t.tgrelid = part.oid and t.tgname = expected.name
            and t.tgfoid = to_regprocedure(format('audit.%I()', 'capture_' || tracked.id))
         where t.tgenabled is distinct from 'A';
+
+        return query
+        select 'bypass'::text, 'parent_untracked'::text, h.inhparent::regclass::text,
+               format('A write to it reaches %s and leaves no entry.', table_label),
+               format('select audit.enable_tracking(%L), or end the inheritance', h.inhparent::regclass)
+        from pg_inherits h
+        where h.inhrelid = relation
+          and not exists (select from pg_trigger t join pg_proc p on p.oid = t.tgfoid
+                          where t.tgrelid = h.inhparent and p.pronamespace = 'audit'::regnamespace and p.proname ~ '^capture_[0-9]+$');
 
         if md5(audit.function_sql(tracked, relation)) is distinct from tracked.compiled_digest then
             return query select 'warning', 'function_stale', table_label,
@@ -2721,6 +3009,8 @@ comment on function audit.check() is
 -- Upkeep in one call, for pg_cron and psql. "daybook maintain" takes the same steps, each in a transaction of its own, and
 -- detaches concurrently, which no function can.
 
+set search_path = pg_catalog, pg_temp;
+
 create function audit.days_past_retention()
     returns table (partition_name text)
     language sql
@@ -2736,6 +3026,7 @@ begin atomic
     from pg_catalog.pg_class c
     where c.relnamespace = 'audit'::regnamespace and c.relkind = 'r' and not c.relispartition
       and c.relname ~ '^entry_[0-9]{8}$'
+      and to_date(right(c.relname, 8), 'YYYYMMDD') < audit.utc_day(clock_timestamp()) - (select retention_days from audit.upkeep)
     order by 1;
 end;
 comment on function audit.days_past_retention() is 'The day partitions of audit.entry that retention no longer keeps, oldest first.';
@@ -2765,37 +3056,48 @@ declare
     days_made integer := 0;
     days_dropped text[] := '{}';
     compiled integer := 0;
-    problem text;
+    problems text[] := '{}';
+    counts jsonb := '{}';
     day_name text;
     tracked_id bigint;
 begin
     if not pg_try_advisory_xact_lock(hashtext('pg_daybook'), hashtext('upkeep')) then
         return jsonb_build_object('ran', false);
     end if;
-    begin
-        days_made := audit.prepare_days();
-    exception when lock_not_available then
-        problem := 'days ahead: the log was busy; the next run tries again';
-    end;
-    for day_name in select partition_name from audit.days_past_retention() loop
-        begin
-            perform audit.drop_day(day_name);
-            days_dropped := days_dropped || day_name;
-        exception when lock_not_available then
-            problem := format('%s: a reader holds it; the next run drops it', day_name);
-            exit;
-        end;
-    end loop;
+    -- What takes long comes before what takes locks: these are held until the transaction ends.
     for tracked_id in select id from audit.tracked_table order by id loop
         begin
             compiled := compiled + audit.follow_table(tracked_id, 'audit.maintain')::integer;
-        exception when lock_not_available then
-            problem := coalesce(problem, 'a tracked table was being changed; the next run looks at it');
+        exception when others then
+            problems := problems || format('tracked table number %s: %s', tracked_id, sqlerrm);
         end;
     end loop;
-    perform audit.note_upkeep(problem);
+    for day_name in select partition_name from audit.days_past_retention() loop
+        counts := counts || jsonb_build_object(day_name, audit.count_day(day_name));
+    end loop;
+    for day_name in select partition_name from audit.days_past_retention() loop
+        begin
+            perform audit.drop_day(day_name, counts -> day_name);
+            days_dropped := days_dropped || day_name;
+        exception
+            when lock_not_available then
+                problems := problems || format('%s: a reader holds it; the next run drops it', day_name);
+                exit;
+            when others then
+                problems := problems || format('%s: %s', day_name, sqlerrm);
+        end;
+    end loop;
+    begin
+        days_made := audit.prepare_days();
+    exception
+        when lock_not_available then
+            problems := problems || 'days ahead: the log was busy; the next run tries again'::text;
+        when others then
+            problems := problems || format('days ahead: %s', sqlerrm);
+    end;
+    perform audit.note_upkeep(nullif(array_to_string(problems, '; '), ''));
     return jsonb_build_object('ran', true, 'days_made', days_made, 'days_dropped', to_jsonb(days_dropped),
-                              'functions_compiled', compiled, 'problem', problem);
+                              'functions_compiled', compiled, 'problem', nullif(array_to_string(problems, '; '), ''));
 end
 $function$;
 comment on function audit.maintain() is
@@ -2840,6 +3142,8 @@ comment on function audit.upkeep_status() is
 
 -- Every owner, grant and policy of the log, on one page. Application roles get nothing here; the owner of a tracked table gets,
 -- from enable_tracking, what it takes to attach partitions later.
+
+set search_path = pg_catalog, pg_temp;
 
 -- Owners: everything belongs to audit_owner; compiled capture functions are given to audit_capture when they are made.
 do $owners$
@@ -2897,7 +3201,8 @@ grant execute on function
     audit.new_entry_id(timestamptz), audit.write_moment(), audit.read_actor_context(),
     audit.capture_pieces(bigint, oid), audit.changed_columns_sql(jsonb), audit.pair_sql(), audit.object_sql(jsonb, text),
     audit.row_event_sql(jsonb, text, text[]), audit.row_sql(jsonb, text, text[]), audit.bulk_sql(jsonb, text, text[]),
-    audit.truncate_sql(jsonb, oid), audit.count_is_exact(oid), audit.write_uncounted_truncate(oid, text, text, jsonb)
+    audit.truncate_sql(jsonb, oid), audit.count_is_exact(oid), audit.runs_code_when_read(oid),
+    audit.runs_code_when_read_sql(text, boolean), audit.write_uncounted_truncate(oid, text, text, jsonb)
     to audit_capture;
 
 -- audit_writer: an application's role that owns tables to track, or records events.
@@ -2907,8 +3212,10 @@ grant execute on function
     audit.record(text, text, text, text, text, jsonb),
     audit.enable_tracking(regclass, text, text, text, text[], text, text, text, text, text, jsonb, jsonb, text, text[], text[], integer, text),
     audit.disable_tracking(regclass),
-    audit.require_owner(oid), audit.refuse_unknown_columns(oid, text, text[]), audit.refuse_unusable_path(oid, text, text),
-    audit.refuse_bad_events(oid, jsonb, jsonb), audit.find_lookup(oid, text), audit.own_events(), audit.is_event_name(text),
+    audit.prove_ownership(), audit.show_ownership(oid), audit.hide_ownership(oid),
+    audit.primary_key_columns(oid), audit.refuse_unknown_columns(oid, text, text[]), audit.refuse_unusable_path(oid, text, text),
+    audit.refuse_bad_events(oid, jsonb, jsonb), audit.find_lookup(oid, text),
+    audit.runs_code_when_read(oid), audit.runs_code_when_read_sql(text, boolean), audit.own_events(), audit.is_event_name(text),
     audit.store_tracking(oid, jsonb), audit.remove_tracking(oid),
     audit.partitions_of(oid), audit.create_capture_triggers(oid, text)
     to audit_writer;
@@ -2935,7 +3242,7 @@ grant execute on function
 grant usage on schema audit to audit_maintainer;
 grant select on audit.day_partition, audit.tracked_table, audit.upkeep to audit_maintainer;
 grant execute on function
-    audit.maintain(), audit.prepare_days(), audit.drop_day(text), audit.days_past_retention(), audit.note_upkeep(text),
+    audit.maintain(), audit.prepare_days(), audit.drop_day(text, jsonb), audit.count_day(text), audit.days_past_retention(), audit.note_upkeep(text),
     audit.follow_table(bigint, text), audit.check(), audit.upkeep_status(), audit.upkeep_is_late(), audit.retention_days(),
     audit.day_start(date), audit.utc_day(timestamptz),
     audit.create_key(text, bytea, text, text, text, timestamptz), audit.revoke_key(text), audit.list_keys()
@@ -2943,6 +3250,8 @@ grant execute on function
 
 -- The first days. As an extension none are made here: a restore runs this script before it brings the days of the dump;
 -- enable_tracking and maintain() make them when they are missing.
+
+set search_path = pg_catalog, pg_temp;
 
 do $first_days$
 declare

@@ -129,7 +129,10 @@ def _examples(server: Server, values: dict[str, str]) -> list[str]:
 
 def _print_ready(values: dict[str, str], examples: list[str], folder: Folder) -> None:
     lines = [*(f"{name}: {value}" for name, value in values.items()), "", *examples]
-    print("\n".join(lines), flush=True)
+    try:
+        print("\n".join(lines), flush=True)
+    except OSError as error:
+        raise StartError(f"The values cannot be written to standard output: {error.strerror}.") from error
     tell(f"The page: {values['URL']}/settings/audit-log (sign in with the admin key).")
     tell(f"Ctrl-C stops. The data stays in {folder.path}; --fresh begins again.")
 

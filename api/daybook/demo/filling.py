@@ -5,8 +5,10 @@ It must not run against any cluster but the demo's own: its superuser moves entr
 
 from __future__ import annotations
 
+import logging
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
@@ -44,29 +46,46 @@ def fill(cluster: Cluster, state: State) -> None:
     progress = Progress(f"Filling with {DAYS} days of activity")
     progress.show(0)
     try:
-        state.owner_password = secrets.token_urlsafe(18)
-        state.dba_password = secrets.token_urlsafe(18)
-        with psycopg.connect(cluster.url(), autocommit=True) as superuser:
-            _make_logins(superuser, state)
-        progress.show(0.03)
-        migrate(cluster.url(DATABASE))
-        progress.show(0.15)
-        with psycopg.connect(cluster.url(DATABASE), autocommit=True) as superuser:
-            _grant_roles(superuser)
-            last = _now(superuser) - timedelta(minutes=3)
-            _make_past_days(superuser, last)
-            progress.show(0.3)
-            with psycopg.connect(cluster.url(DATABASE, OWNER), autocommit=True) as application:
-                application.execute(_read("sample.sql"))
-                progress.show(0.35)
-                moments = _write(application, last, progress)
-            _move_back(superuser, moments)
-            progress.show(0.9)
-            superuser.execute("vacuum (analyze) audit.entry, audit.change")
-            superuser.execute("checkpoint")
-            progress.show(1)
+        with without_warnings():
+            _fill(cluster, state, progress)
     finally:
         progress.end()
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """A fill that Ctrl-C ends leaves statements unsent: psycopg need not tell."""
+    logger = logging.getLogger("psycopg")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _fill(cluster: Cluster, state: State, progress: Progress) -> None:
+    state.owner_password = secrets.token_urlsafe(18)
+    state.dba_password = secrets.token_urlsafe(18)
+    with psycopg.connect(cluster.url(), autocommit=True) as superuser:
+        _make_logins(superuser, state)
+    progress.show(0.03)
+    migrate(cluster.url(DATABASE))
+    progress.show(0.15)
+    with psycopg.connect(cluster.url(DATABASE), autocommit=True) as superuser:
+        _grant_roles(superuser)
+        last = _now(superuser) - timedelta(minutes=3)
+        _make_past_days(superuser, last)
+        progress.show(0.3)
+        with psycopg.connect(cluster.url(DATABASE, OWNER), autocommit=True) as application:
+            application.execute(_read("sample.sql"))
+            progress.show(0.35)
+            moments = _write(application, last, progress)
+        _move_back(superuser, moments)
+        progress.show(0.9)
+        superuser.execute("vacuum (analyze) audit.entry, audit.change")
+        superuser.execute("checkpoint")
+        progress.show(1)
 
 
 def _make_logins(superuser: Connection[Any], state: State) -> None:

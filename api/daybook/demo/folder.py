@@ -47,7 +47,11 @@ def default_folder() -> Path:
     if os.geteuid() == 0:
         return PERSISTENT_TEMPORARY_FOLDER / "pg-daybook-demo"
     configured = Path(os.environ.get("XDG_STATE_HOME", ""))
-    return (configured if configured.is_absolute() else Path.home() / ".local" / "state") / "pg-daybook" / "demo"
+    try:
+        state = configured if configured.is_absolute() else Path.home() / ".local" / "state"
+    except RuntimeError:
+        raise FolderError("There is no home folder to keep the demo in; name a folder with --data.") from None
+    return state / "pg-daybook" / "demo"
 
 
 class Folder:
@@ -86,7 +90,13 @@ def open_folder(path: Path, *, fresh: bool = False) -> Iterator[Folder]:
 
     A past that is not complete, or `fresh`, leaves it empty but for the marker. Raises FolderError.
     """
-    path = path.expanduser().absolute()
+    try:
+        path = path.expanduser().absolute()
+        os.fspath(path).encode("utf-8")
+    except RuntimeError:
+        raise FolderError(f"{path} names the home folder of nobody here; name another folder with --data.") from None
+    except UnicodeEncodeError:
+        raise FolderError(f"{path} is not written in UTF-8; name another folder with --data.") from None
     try:
         path.mkdir(mode=0o755, parents=True, exist_ok=True)
         _require_own(path)
