@@ -73,9 +73,7 @@ begin
             target := audit.find_lookup(relation, path);
             return query select 'warning', 'column_unreadable', table_label,
                 format('%s cannot be read: %s. Its entries go without it.', path, target.problem),
-                case when target.problem like 'audit_capture may not read%'
-                     then format('grant select (%I, %I) on %s to audit_capture', target.parent_key, target.parent_column, target.parent::regclass)
-                     else format('select audit.enable_tracking(%L, …) with columns that exist', table_label) end
+                coalesce(target.mend, format('select audit.enable_tracking(%L, …) with columns that exist', table_label))
             where target.problem is not null;
         end loop;
 

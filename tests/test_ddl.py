@@ -185,6 +185,17 @@ def test_a_truncate_of_a_partitioned_table_is_an_entry_for_each_partition(measur
     ]
 
 
+def test_a_truncate_is_counted_in_every_schema(db: Connection) -> None:
+    db.execute(
+        "create schema archive; create table m (id integer primary key, workspace_id text) partition by range (id)"
+    )
+    db.execute("create table archive.m partition of m for values from (0) to (10)")
+    db.execute("select audit.enable_tracking('m')")
+    db.execute("insert into m values (1, 'acme'), (2, 'acme')")
+    db.execute("truncate m")
+    assert trail(db, "operation, table_schema, row_count")[1:] == [("TRUNCATE", "public", 2)]
+
+
 def test_a_row_whose_move_is_suppressed_is_deleted(measurement: Connection) -> None:
     measurement.execute("insert into measurement values (1, 'acme', 1), (2, 'acme', 2)")
     measurement.execute(

@@ -819,11 +819,8 @@ return event ~ '^[a-z][a-z0-9]*(_[a-z0-9]+)+$' and length(event) <= 63;
 comment on function audit.is_event_name(text) is
     'Whether a text has the form of an event, noun_pastparticiple in lower case, at most 63 characters. Null for null.';
 
--- From a changed row to an entry: the SQL that a tracked table's trigger runs, generated from its settings and the catalogue.
---
--- capture_pieces() reads settings and catalogue and returns the fragments of SQL of one table as jsonb. Everything after it is
--- text alone: the compiled function holds the fragments as literals; one whose table changed behind its back asks for them
--- afresh, so that both ways run the same statements.
+-- What a column's value becomes: the jsonb of before and after, the text of keys and names, and when it counts as changed.
+-- No cast of the application is run: its owner would run with it, as the capturing role.
 
 set search_path = pg_catalog, pg_temp;
 
@@ -987,6 +984,10 @@ begin atomic
 end;
 comment on function audit.primary_key_columns(oid) is 'Columns of a table''s primary key in its order. Null: it has none.';
 
+-- fk_column.column: a name or workspace that stands in another table, and whether capture may read it there.
+
+set search_path = pg_catalog, pg_temp;
+
 create function audit.runs_code_when_read_sql(relation text, is_partitioned boolean)
     returns text
     language sql
@@ -1022,10 +1023,11 @@ create type audit.lookup as (
     parent_key text,
     parent_column text,
     key_operator text,
-    problem text
+    problem text,
+    mend text
 );
 comment on type audit.lookup is
-    'Where fk_column.column leads: the parent table, its key, the wanted column, the key''s equality operator; or the problem with it.';
+    'Where fk_column.column leads: the parent table, its key, the wanted column, the key''s equality operator; or the problem with it and the statement that mends it, where one does.';
 
 create function audit.find_lookup(relation oid, path text)
     returns audit.lookup
@@ -1043,7 +1045,8 @@ begin
     select c.confrelid, key_column.attname, value_column.attname,
            format('operator(%I.%s)', n.nspname, o.oprname),
            case when not has_schema_privilege('audit_capture', n.oid, 'usage')
-                then format('audit_capture may not use schema %I of the key''s operator', n.nspname) end
+                then format('audit_capture may not use schema %I of the key''s operator', n.nspname) end,
+           format('grant usage on schema %I to audit_capture', n.nspname)
     into found_lookup
     from pg_constraint c
     join pg_attribute a on a.attrelid = c.conrelid and a.attnum = c.conkey[1]
@@ -1064,14 +1067,19 @@ begin
     if found_lookup.problem is not null then
         return found_lookup;
     end if;
+    found_lookup.mend := null;
     parent_name := found_lookup.parent::regclass::text;
     if found_lookup.parent_column is null then
         found_lookup.problem := format('table %s has no column %I to look up', parent_name, wanted);
     elsif not has_schema_privilege('audit_capture', (select relnamespace from pg_class where oid = found_lookup.parent), 'usage') then
         found_lookup.problem := format('audit_capture may not use the schema of %s', parent_name);
+        found_lookup.mend := format('grant usage on schema %s to audit_capture',
+                                    (select relnamespace::regnamespace from pg_class where oid = found_lookup.parent));
     elsif not (has_column_privilege('audit_capture', found_lookup.parent, found_lookup.parent_key, 'select')
                and has_column_privilege('audit_capture', found_lookup.parent, found_lookup.parent_column, 'select')) then
         found_lookup.problem := format('audit_capture may not read %s', parent_name);
+        found_lookup.mend := format('grant select (%I, %I) on %s to audit_capture',
+                                    found_lookup.parent_key, found_lookup.parent_column, parent_name);
     elsif (select relrowsecurity from pg_class where oid = found_lookup.parent) then
         found_lookup.problem := format('table %s has row-level security', parent_name);
     elsif audit.runs_code_when_read(found_lookup.parent) then
@@ -1165,6 +1173,12 @@ begin
 end
 $function$;
 comment on function audit.table_shape(oid) is 'A table''s fingerprint, which its compiled function compares before each use. Another one after a restore, where types of the application have other OIDs: upkeep compiles anew.';
+
+-- The fragments of SQL that capture one table, read from its settings and the catalogue. Everything after this is text alone:
+-- the compiled function holds the fragments as literals; one whose table changed behind its back asks for them afresh, so
+-- that both ways run the same statements.
+
+set search_path = pg_catalog, pg_temp;
 
 create function audit.side_pieces(tracked audit.tracked_table, relation oid, alias text)
     returns jsonb
@@ -1293,6 +1307,10 @@ end
 $function$;
 comment on function audit.capture_pieces(bigint, oid) is
     'The SQL fragments that capture a tracked table, from its settings and the catalogue as they are now. The relation may be a partition of it.';
+
+-- Statements of any number of rows: from the fragments to the one statement that writes entries and changes.
+
+set search_path = pg_catalog, pg_temp;
 
 create function audit.object_sql(columns jsonb, side text)
     returns text
@@ -1768,8 +1786,7 @@ end
 $function$;
 comment on function audit.function_sql(audit.tracked_table, oid) is 'The body of a tracked table''s compiled trigger function.';
 
--- Turning tracking on and off. The public functions run with the caller's rights, who must own the table; what needs the log's
--- own rights stands in definer functions that check ownership again.
+-- Who may turn tracking on: the table's owner, proved by what only an owner can do.
 
 set search_path = pg_catalog, pg_temp;
 
@@ -1847,6 +1864,10 @@ $function$;
 comment on function audit.require_owner(oid) is
     'Raises 42501 unless this transaction has shown, by show_ownership, that it acts for the table''s owner.';
 
+-- What enable_tracking refuses, naming the argument and the way out.
+
+set search_path = pg_catalog, pg_temp;
+
 create function audit.refuse_unknown_columns(relation oid, argument text, columns text[])
     returns void
     language plpgsql
@@ -1898,14 +1919,7 @@ begin
             using errcode = case when target.problem like 'audit_capture may not%' then 'insufficient_privilege'
                                  when target.problem like '%no column%' then 'undefined_column'
                                  else 'feature_not_supported' end,
-                  hint = case
-                      when target.problem like 'audit_capture may not use%' then
-                          format('grant usage on schema %s to audit_capture',
-                                 (select relnamespace::regnamespace from pg_class where oid = target.parent))
-                      when target.problem like 'audit_capture may not read%' then
-                          format('grant select (%I, %I) on %s to audit_capture',
-                                 target.parent_key, target.parent_column, target.parent::regclass)
-                      else 'Use a column of the table itself.' end;
+                  hint = coalesce(target.mend, 'Use a column of the table itself.');
     end if;
 end
 $function$;
@@ -1964,6 +1978,11 @@ $function$;
 comment on function audit.refuse_bad_events(oid, jsonb, jsonb) is
     'Raises 22023 or 42703 for events and column_events that enable_tracking cannot use.';
 
+-- What enable_tracking needs done: triggers with the caller's rights; settings and function, with the log's own, in definer
+-- functions that want proof of ownership.
+
+set search_path = pg_catalog, pg_temp;
+
 create function audit.create_capture_triggers(relation oid, function_name text)
     returns void
     language plpgsql
@@ -1973,6 +1992,7 @@ as $function$
 declare
     definition text;
     trigger_name text;
+    schema_name text;
     target constant text := (select format('%I.%I', n.nspname, c.relname)
                              from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = relation);
 begin
@@ -1996,6 +2016,13 @@ begin
     -- TRUNCATE is counted by the capturing role: it reads what it captures anyway, and nothing else of the schema.
     if not has_table_privilege('audit_capture', relation, 'select') then
         execute format('grant select on %s to audit_capture', target);
+    end if;
+    select n.nspname into schema_name
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where c.oid = relation and pg_has_role(current_user, n.nspowner, 'usage')
+      and not has_schema_privilege('audit_capture', n.oid, 'usage');
+    if schema_name is not null then
+        execute format('grant usage on schema %I to audit_capture', schema_name);
     end if;
 end
 $function$;
@@ -2190,6 +2217,10 @@ $function$;
 comment on function audit.remove_tracking(oid) is
     'For disable_tracking: drops the capture function and the settings and records the event. Raises 42501 unless the caller owns the table.';
 
+-- The two verbs: turning tracking on and off, with the caller's rights, who must own the table.
+
+set search_path = pg_catalog, pg_temp;
+
 create function audit.enable_tracking(
     target regclass,
     kind text default 'resource',
@@ -2322,11 +2353,6 @@ begin
     if (select relrowsecurity from pg_class where oid = relation)
        and not exists (select from pg_policy where polrelid = relation and polname = 'audit_capture_counts') then
         execute format('create policy audit_capture_counts on %s for select to audit_capture using (true)', target);
-    end if;
-    if not has_schema_privilege('audit_capture', (select relnamespace from pg_class where oid = relation), 'usage')
-       and pg_has_role(current_user, (select nspowner from pg_namespace n join pg_class c on c.relnamespace = n.oid where c.oid = relation), 'usage') then
-        execute format('grant usage on schema %I to audit_capture',
-                       (select nspname from pg_namespace n join pg_class c on c.relnamespace = n.oid where c.oid = relation));
     end if;
 
     perform audit.show_ownership(relation);
@@ -2970,9 +2996,7 @@ begin
             target := audit.find_lookup(relation, path);
             return query select 'warning', 'column_unreadable', table_label,
                 format('%s cannot be read: %s. Its entries go without it.', path, target.problem),
-                case when target.problem like 'audit_capture may not read%'
-                     then format('grant select (%I, %I) on %s to audit_capture', target.parent_key, target.parent_column, target.parent::regclass)
-                     else format('select audit.enable_tracking(%L, …) with columns that exist', table_label) end
+                coalesce(target.mend, format('select audit.enable_tracking(%L, …) with columns that exist', table_label))
             where target.problem is not null;
         end loop;
 
