@@ -187,10 +187,11 @@ end
 $function$;
 comment on function audit.write_moment() is 'The created_at of an entry written now: the clock, never below audit.floor.';
 
-create function audit.write_event(event text, subject_name text, workspace_id text, details jsonb)
+create function audit.insert_event(
+    event text, resource_type text, resource_id text, resource_name text, workspace_id text, details jsonb)
     returns uuid
     language plpgsql
-    security definer
+    security invoker
     set search_path = pg_catalog, pg_temp
 as $function$
 declare
@@ -202,7 +203,7 @@ begin
         id, created_at, workspace_id, event, operation, resource_type, resource_id, resource_name,
         actor_type, actor_id, actor_name, row_count, request_id, context, database_user, transaction_id)
     values (
-        entry_id, moment, workspace_id, event, 'EVENT', 'audit_log', subject_name, subject_name,
+        entry_id, moment, nullif(workspace_id, ''), event, 'EVENT', resource_type, resource_id, resource_name,
         actor.actor_type, actor.actor_id, actor.actor_name, 0, actor.request_id,
         case when details is null then actor.context
              else coalesce(actor.context, '{}') || jsonb_build_object('details', details) end,
@@ -210,5 +211,17 @@ begin
     return entry_id;
 end
 $function$;
+comment on function audit.insert_event(text, text, text, text, text, jsonb) is
+    'Writes an entry that no write of a table made, by the transaction''s actor; details stand in context. Returns its id.';
+
+create function audit.write_event(event text, subject_name text, workspace_id text, details jsonb)
+    returns uuid
+    language sql
+    volatile
+    security definer
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    select audit.insert_event(event, 'audit_log', subject_name, subject_name, workspace_id, details);
+end;
 comment on function audit.write_event(text, text, text, jsonb) is
     'Writes one of the log''s own events (resource_type audit_log). For the log''s own functions. Returns the entry''s id.';

@@ -14,10 +14,6 @@ create function audit.record(
     security definer
     set search_path = pg_catalog, pg_temp
 as $function$
-declare
-    moment constant timestamptz := audit.write_moment();
-    actor constant audit.actor_context := audit.read_actor_context();
-    entry_id constant uuid := audit.new_entry_id(moment);
 begin
     if not coalesce(audit.is_event_name(event), false) then
         raise exception 'event % is not of the form noun_pastparticiple', coalesce(quote_literal(event), 'null')
@@ -45,16 +41,7 @@ begin
         raise exception 'resource_id and workspace_id take 2000 bytes, resource_name 500 characters, details 65536 bytes'
             using errcode = 'string_data_right_truncation';
     end if;
-    insert into audit.entry (
-        id, created_at, workspace_id, event, operation, resource_type, resource_id, resource_name,
-        actor_type, actor_id, actor_name, row_count, request_id, context, database_user, transaction_id)
-    values (
-        entry_id, moment, nullif(workspace_id, ''), event, 'EVENT', resource_type, resource_id, resource_name,
-        actor.actor_type, actor.actor_id, actor.actor_name, 0, actor.request_id,
-        case when details is null then actor.context
-             else coalesce(actor.context, '{}') || jsonb_build_object('details', details) end,
-        session_user, pg_current_xact_id());
-    return entry_id;
+    return audit.insert_event(event, resource_type, resource_id, resource_name, workspace_id, details);
 end
 $function$;
 comment on function audit.record(text, text, text, text, text, jsonb) is
