@@ -289,7 +289,10 @@ def test_two_migrations_do_not_wait_for_each_other_through_the_log(database: Dat
     first, second = database.connect(autocommit=False), database.connect()
     first.execute("alter table document add a integer")
     second.execute("set lock_timeout = '2s'")
+    warnings: list[str | None] = []
+    second.add_notice_handler(lambda notice: warnings.append(notice.message_primary))
     second.execute("alter table folder add b integer")
+    assert warnings == []
     first.commit()
     document.execute("insert into folder values (1, 'Reports')")
     document.execute("insert into document values (1, 'acme', 'T', '', 1)")
