@@ -1,6 +1,7 @@
 """Days come and go by upkeep; what upkeep neglects fails no write."""
 
 import json
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -182,6 +183,22 @@ def test_a_day_that_a_dba_detached_is_kept_until_it_is_past_retention(database: 
     db.execute(f"alter table audit.entry detach partition audit.{name[0]}".encode())
     assert maintain(database.url("maintainer")).problem is None
     assert count(db, f"select count(*) from audit.{name[0]}") == 1
+
+
+def test_a_service_looks_for_stale_functions_less_often_than_it_runs(database: Database, document: Connection) -> None:
+    document.execute("alter event trigger audit_follow_ddl disable; alter table document add title text")
+    assert maintain(database.url("maintainer"), look_for_stale=False).functions_compiled == 0
+    assert maintain(database.url("maintainer")).functions_compiled == 1
+
+
+def test_a_service_ends_by_a_signal(database: Database) -> None:
+    environment = {"DAYBOOK_DATABASE_URL": database.url("maintainer"), "PYTHONPATH": "api", "PATH": ""}
+    command = [sys.executable, "-m", "daybook", "maintain", "--every", "100ms", "--json"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as service:
+        assert service.stdout is not None
+        runs = [json.loads(service.stdout.readline())["ran"] for _ in range(3)]
+        service.send_signal(signal.SIGTERM)
+        assert (runs, service.wait(timeout=10)) == ([True] * 3, 0)
 
 
 def test_many_runners_at_once_are_safe_and_one_works(database: Database, db: Connection) -> None:

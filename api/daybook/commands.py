@@ -13,6 +13,7 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -29,6 +30,8 @@ from .postgres import PostgresError
 from .settings import SettingError, Settings
 
 DONE, FOUND, WRONG_USE, UNREACHABLE = 0, 1, 2, 3
+# Seconds between two looks for stale capture functions by a service.
+STALE_AFTER = 60.0
 LONGEST_WORKSPACE = 2000
 LONGEST_NAME = 500
 
@@ -205,9 +208,13 @@ def _maintain(options: argparse.Namespace) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     last_problem = None
+    next_look = time.monotonic()
     while not stop.is_set():
+        look_for_stale = time.monotonic() >= next_look
         try:
-            run = upkeep.maintain(settings.conninfo)
+            run = upkeep.maintain(settings.conninfo, look_for_stale)
+            if look_for_stale:
+                next_look = time.monotonic() + STALE_AFTER
             problem = run.problem
             if run.days_made or run.days_dropped or run.functions_compiled or options.json:
                 _tell_run(run, options.json)

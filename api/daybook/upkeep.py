@@ -94,11 +94,13 @@ class Status:
         }
 
 
-def maintain(conninfo: str) -> Run:
+def maintain(conninfo: str, look_for_stale: bool = True) -> Run:
     """Do one run of upkeep, each step in a transaction of its own. Several at once are safe: one works.
 
-    The login is a member of audit_maintainer, or a superuser. Raises psycopg.OperationalError when the database cannot
-    be reached and psycopg.errors.InsufficientPrivilege when the login may not.
+    `look_for_stale` compares every capture function with its table, which takes some milliseconds for each: a service
+    that runs every second asks for it once a minute. The login is a member of audit_maintainer, or a superuser. Raises
+    psycopg.OperationalError when the database cannot be reached and psycopg.errors.InsufficientPrivilege when the
+    login may not.
     """
     with psycopg.connect(conninfo, autocommit=True) as connection:
         locked = connection.execute(
@@ -109,7 +111,8 @@ def maintain(conninfo: str) -> Run:
         run = Run()
         _prepare_days(connection, run)
         _drop_days(connection, run)
-        _compile(connection, run)
+        if look_for_stale:
+            _compile(connection, run)
         connection.execute("select audit.note_upkeep(%s)", [run.problem])
         # A closed connection gives its locks back a moment later, and the next run would find them taken.
         connection.execute("select pg_advisory_unlock_all()")
