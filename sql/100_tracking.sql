@@ -54,6 +54,13 @@ begin
             using errcode = 'wrong_object_type',
                   hint = format('Track %s: its partitions come with it.', pg_partition_root(target));
     end if;
+    select p.oid::regclass into cascading
+    from audit.partitions_of(relation) p(oid) join pg_class c on c.oid = p.oid where c.relkind = 'f';
+    if cascading is not null then
+        raise exception 'partition % is a foreign table', cascading
+            using errcode = 'wrong_object_type',
+                  hint = 'PostgreSQL collects no changed rows there, and every write to the table would fail.';
+    end if;
     if kind is null or kind not in ('resource', 'permission', 'role') then
         raise exception 'kind: % is none of resource, permission, role', coalesce(quote_literal(kind), 'null')
             using errcode = 'invalid_parameter_value', hint = 'kind => ''resource''';
@@ -123,10 +130,10 @@ begin
         select c.conname into cascading
         from pg_constraint c
         join pg_attribute a on a.attrelid = c.conrelid and a.attnum = c.conkey[1]
-        where c.conrelid = relation and c.contype = 'f' and c.confdeltype in ('c', 'n', 'd')
+        where c.conrelid = relation and c.contype = 'f' and (c.confdeltype in ('c', 'n', 'd') or c.condeferrable)
           and a.attname = split_part(workspace_column, '.', 1);
         if cascading is not null then
-            raise warning 'workspace_column: foreign key % acts on rows whose parent is already gone; their entries will have no workspace', cascading
+            raise warning 'workspace_column: through foreign key % a row can be written while its parent is gone or not yet there; its entry will have no workspace', cascading
                 using hint = 'Keep the workspace in a column of the table itself.';
         end if;
     end if;

@@ -105,6 +105,25 @@ def test_what_is_no_table_is_refused(db: Connection, definition: str, message: s
         db.execute("select audit.enable_tracking('thing', workspace => 'acme')")
 
 
+def test_a_table_with_a_foreign_partition_is_refused(db: Connection) -> None:
+    db.execute("create foreign data wrapper nowhere; create server there foreign data wrapper nowhere")
+    db.execute("create table p (id integer, workspace_id text) partition by list (id)")
+    db.execute("create foreign table far partition of p default server there")
+    with pytest.raises(psycopg.errors.WrongObjectType, match=r"partition public\.far is a foreign table"):
+        db.execute("select audit.enable_tracking('p', resource_id_columns => '{id}')")
+
+
+@pytest.mark.parametrize("clause", ["on delete cascade", "deferrable initially deferred"])
+def test_a_workspace_that_a_lookup_can_miss_is_warned_of(document: Connection, clause: str) -> None:
+    document.execute("create table folder (id integer primary key, workspace_id text)")
+    document.execute("grant select on folder to audit_capture")
+    document.execute(f"alter table document add foreign key (folder_id) references folder {clause}".encode())
+    warnings: list[str | None] = []
+    document.add_notice_handler(lambda notice: warnings.append(notice.message_primary))
+    enabled(document, "workspace_column => 'folder_id.workspace_id'")
+    assert len(warnings) == 1
+
+
 def test_the_log_does_not_track_itself(db: Connection) -> None:
     with pytest.raises(psycopg.errors.WrongObjectType, match="cannot be tracked"):
         db.execute("select audit.enable_tracking('audit.upkeep', workspace => 'acme')")
