@@ -111,11 +111,11 @@ def test_roles_are_never_dropped(database: Database) -> None:
 def test_a_login_with_createrole_installs_all_but_the_event_triggers(empty_database: Database) -> None:
     connection = empty_database.connect()
     # Elsewhere in the cluster the roles exist already; whoever made them would be a member.
-    connection.execute("grant audit_owner, audit_capture to installer")
+    connection.execute("grant audit_owner, audit_capture to migrator")
     try:
-        assert migrate(empty_database.url("installer")) == "0001"
+        assert migrate(empty_database.url("migrator")) == "0001"
     finally:
-        connection.execute("revoke audit_owner, audit_capture from installer")
+        connection.execute("revoke audit_owner, audit_capture from migrator")
     connection.execute("create table document (id integer primary key, workspace_id text)")
     connection.execute("select audit.enable_tracking('document')")
     connection.execute("alter table document add title text")
