@@ -54,7 +54,6 @@ declare
     wanted constant text := substr(path, length(split_part(path, '.', 1)) + 2);
     found_lookup audit.lookup;
     parent_name text;
-    key_readable boolean;
 begin
     select c.confrelid, key_column.attname, value_column.attname,
            format('operator(%I.%s)', n.nspname, o.oprname),
@@ -154,8 +153,7 @@ begin
     return format('(select %s from %s %s audit_p where audit_p.%I %s %s.%I)',
                   case when length = 'short' then format('left(%s, 500)', value) else audit.bounded_sql(value) end,
                   case when (select relkind from pg_class where oid = target.parent) = 'p' then '' else 'only' end,
-                  (select format('%I.%I', n.nspname, c.relname)
-                   from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = target.parent),
+                  target.parent::regclass,
                   target.parent_key, target.key_operator, alias, split_part(path, '.', 1));
 end
 $function$;

@@ -73,15 +73,14 @@ declare
     columns jsonb;
     events jsonb;
     soft_delete jsonb;
-    named audit.tracked_table;
     secret text[];
     root constant oid := coalesce(pg_partition_root(relation), relation);
+    is_partitioned boolean;
 begin
     select * into strict tracked from audit.tracked_table where id = tracked_id;
-    named := tracked;
-    if named.table_name is distinct from (select relname from pg_class where oid = root) then
-        named.table_name := (select relname from pg_class where oid = root);
-    end if;
+    -- As they are now: the settings may not have followed a rename yet.
+    select n.nspname, c.relname, c.relkind = 'p' into tracked.table_schema, tracked.table_name, is_partitioned
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = root;
 
     secret := audit.unfollowed_columns(tracked, root);
     select jsonb_agg(jsonb_build_object(
@@ -114,14 +113,13 @@ begin
     end if;
 
     return jsonb_build_object(
-        'table_schema', case when root <> relation or (select relkind from pg_class where oid = relation) = 'p'
-            then (select n.nspname from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = root) end,
-        'table_name', case when root <> relation or (select relkind from pg_class where oid = relation) = 'p'
-            then (select relname from pg_class where oid = root) end,
+        -- Null: as the trigger says, which on a partition would be the partition's.
+        'table_schema', case when is_partitioned then tracked.table_schema end,
+        'table_name', case when is_partitioned then tracked.table_name end,
         'columns', coalesce(columns, '[]'),
         'has_key', audit.primary_key_columns(relation) is not null,
-        'old', audit.side_pieces(named, relation, 'audit_o'),
-        'new', audit.side_pieces(named, relation, 'audit_n'),
+        'old', audit.side_pieces(tracked, relation, 'audit_o'),
+        'new', audit.side_pieces(tracked, relation, 'audit_n'),
         'events', events,
         'column_events', coalesce((
             select jsonb_agg(jsonb_build_object('event', e.key, 'columns', e.value) order by e.key)

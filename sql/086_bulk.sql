@@ -18,6 +18,22 @@ return coalesce((
     ) chunk), '''{}''::jsonb');
 comment on function audit.object_sql(jsonb, text) is 'The SQL of a jsonb object of the given columns; side is before or after.';
 
+create function audit.changed_object_sql(columns jsonb, side text)
+    returns text
+    language sql
+    stable
+begin atomic
+    -- Mostly every row changes the same columns; the rest is put together column by column.
+    select case when count(*) = 1 then audit.object_sql(columns, side)
+                else format('case when %s then %s else %s end',
+                            string_agg(format('(%s)', c ->> 'changed'), ' and '), audit.object_sql(columns, side),
+                            string_agg(format('case when %s then jsonb_build_object(%L, %s) else ''{}''::jsonb end',
+                                              c ->> 'changed', c ->> 'name', c ->> side), ' || ')) end
+    from jsonb_array_elements(columns) c;
+end;
+comment on function audit.changed_object_sql(jsonb, text) is
+    'The SQL of a jsonb object of those of the given columns that changed in the row; side is before or after. Of one column: it did, or the row is not read.';
+
 create function audit.row_event_sql(pieces jsonb, operation text, changed_columns text[])
     returns text
     language plpgsql
@@ -84,21 +100,12 @@ begin
         select jsonb_agg(c order by p), string_agg(c ->> 'changed', ' or ') into changed, row_changed
         from jsonb_array_elements(columns) with ordinality e(c, p)
         where c ->> 'name' = any(changed_columns);
-        if not (pieces -> 'has_key')::boolean then
-            changed := columns;
-        end if;
-        before_sql := audit.object_sql(changed, 'before');
-        after_sql := audit.object_sql(changed, 'after');
-        if (pieces -> 'has_key')::boolean and jsonb_array_length(changed) > 1 then
-            -- Mostly every row changes the same columns; the rest is put together column by column.
-            select format('case when %s then %s else %s end', string_agg(format('(%s)', c ->> 'changed'), ' and '), before_sql,
-                          string_agg(format('case when %s then jsonb_build_object(%L, %s) else ''{}''::jsonb end',
-                                            c ->> 'changed', c ->> 'name', c ->> 'before'), ' || ')),
-                   format('case when %s then %s else %s end', string_agg(format('(%s)', c ->> 'changed'), ' and '), after_sql,
-                          string_agg(format('case when %s then jsonb_build_object(%L, %s) else ''{}''::jsonb end',
-                                            c ->> 'changed', c ->> 'name', c ->> 'after'), ' || '))
-            into before_sql, after_sql
-            from jsonb_array_elements(changed) c;
+        if (pieces -> 'has_key')::boolean then
+            before_sql := audit.changed_object_sql(changed, 'before');
+            after_sql := audit.changed_object_sql(changed, 'after');
+        else
+            before_sql := audit.object_sql(columns, 'before');
+            after_sql := audit.object_sql(columns, 'after');
         end if;
         source := audit.pair_sql() || ' where ' || row_changed;
     end if;

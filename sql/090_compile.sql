@@ -2,27 +2,46 @@
 
 set search_path = pg_catalog, pg_temp;
 
-create function audit.truncate_sql(pieces jsonb, relation oid)
-    returns text
-    language sql
+create function audit.capture_function(tracked_id bigint)
+    returns oid
+    language plpgsql
     stable
-begin atomic
+    set search_path = pg_catalog, pg_temp
+as $function$
+begin
+    return to_regprocedure(format('audit.capture_%s()', tracked_id));
+end
+$function$;
+comment on function audit.capture_function(bigint) is 'The compiled trigger function of a tracked table. Null: there is none.';
+
+create function audit.truncate_sql(pieces jsonb, relation oid, is_exact boolean)
+    returns text
+    language plpgsql
+    stable
+    set search_path = pg_catalog, pg_temp
+as $function$
+begin
     -- $1 created_at, $2 actor, $3 table_schema, $4 table_name
-    select format($sql$
+    return format($sql$
 insert into audit.entry (
     id, created_at, workspace_id, event, operation, table_schema, table_name, resource_type,
     actor_type, actor_id, actor_name, row_count, request_id, context, database_user, transaction_id)
 select audit.new_entry_id($1), $1, g.workspace_id, %1$L, 'TRUNCATE', $3, $4, %2$L,
-       ($2).actor_type, ($2).actor_id, ($2).actor_name, g.row_count, ($2).request_id, ($2).context,
+       ($2).actor_type, ($2).actor_id, ($2).actor_name, g.row_count, ($2).request_id, %3$s,
        session_user, pg_current_xact_id()
-from (select %3$s collate "C" as workspace_id, count(*) as row_count
-      from only %4$s audit_n group by 1) g
-$sql$, pieces -> 'events' ->> 'TRUNCATE', pieces -> 'new' ->> 'default_type', pieces -> 'new' ->> 'workspace',
-        (select format('%I.%I', n.nspname, c.relname)
-         from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace where c.oid = relation));
-end;
-comment on function audit.truncate_sql(jsonb, oid) is
-    'The statement that counts a table before TRUNCATE empties it: one entry for each workspace.';
+from (%4$s) g
+$sql$, pieces -> 'events' ->> 'TRUNCATE', pieces -> 'new' ->> 'default_type',
+        case when is_exact then '($2).context'
+             else $sql$coalesce(($2).context, '{}') || '{"details": {"row_count_is_estimated": true}}'$sql$ end,
+        case when is_exact
+             then format('select %s collate "C" as workspace_id, count(*) as row_count from only %s audit_n group by 1',
+                         pieces -> 'new' ->> 'workspace', relation::regclass)
+             else format('select %L::text as workspace_id, greatest(reltuples, 0)::bigint as row_count from pg_class where oid = %s',
+                         pieces -> 'new' ->> 'constant_workspace', relation) end);
+end
+$function$;
+comment on function audit.truncate_sql(jsonb, oid, boolean) is
+    'The statement that counts a table before TRUNCATE empties it: one entry for each workspace. Not exact: one entry with the planner''s estimate, and it says so.';
 
 create function audit.count_is_exact(relation oid)
     returns boolean
@@ -41,30 +60,6 @@ begin atomic
 end;
 comment on function audit.count_is_exact(oid) is
     'Whether the current role sees every row of a table in its newest state, and counting it runs no function of the table''s owner, so that a TRUNCATE of it can be counted.';
-
-create function audit.write_uncounted_truncate(relation oid, table_schema text, table_name text, pieces jsonb)
-    returns void
-    language plpgsql
-    security invoker
-    set search_path = pg_catalog, pg_temp
-as $function$
-declare
-    moment constant timestamptz := audit.write_moment();
-    actor constant audit.actor_context := audit.read_actor_context();
-begin
-    insert into audit.entry (
-        id, created_at, workspace_id, event, operation, table_schema, table_name, resource_type,
-        actor_type, actor_id, actor_name, row_count, request_id, context, database_user, transaction_id)
-    values (
-        audit.new_entry_id(moment), moment, pieces -> 'new' ->> 'constant_workspace', pieces -> 'events' ->> 'TRUNCATE', 'TRUNCATE',
-        table_schema, table_name, pieces -> 'new' ->> 'default_type',
-        actor.actor_type, actor.actor_id, actor.actor_name,
-        greatest((select reltuples from pg_class where oid = relation), 0)::bigint, actor.request_id,
-        coalesce(actor.context, '{}') || '{"details": {"row_count_is_estimated": true}}', session_user, pg_current_xact_id());
-end
-$function$;
-comment on function audit.write_uncounted_truncate(oid, text, text, jsonb) is
-    'The entry of a TRUNCATE of a table that capture may not read: the planner''s estimate, and it says so.';
 
 create function audit.single_row_sql(pieces jsonb, operation text)
     returns text
@@ -155,30 +150,29 @@ begin
         from pg_class c join pg_namespace s on s.oid = c.relnamespace where c.oid = l.parent) n;
 
     if tracked.missing_actor = 'refuse' then
-        actor_check := format($sql$
+        actor_check := $sql$
     if audit_actor.actor_type = 'system' then
-        raise exception 'a write to %%.%% needs an actor', tg_table_schema, tg_table_name
+        raise exception 'a write to %.% needs an actor', tg_table_schema, tg_table_name
             using errcode = 'insufficient_privilege',
                   hint = 'select audit.set_actor(id, name) in the same transaction, before the write.';
-    end if;$sql$);
+    end if;$sql$;
     end if;
     if is_partitioned then
         -- A BEFORE trigger of the partition that a row moves into can suppress it: then old and new rows do not pair up.
-        unpaired_check := $sql$
+        unpaired_check := format($sql$
     audit_rows := 0;
     if tg_op = 'UPDATE' then
         audit_rows := (select count(*) from audit_old_rows) - (select count(*) from audit_new_rows);
     end if;
     if audit_rows <> 0 then
-        audit_pieces := audit.capture_pieces(%3$s, tg_relid);
-        audit_actor := audit.read_actor_context();%5$s
+        audit_pieces := audit.capture_pieces(%1$s, tg_relid);
+        audit_actor := audit.read_actor_context();%2$s
         audit_moment := audit.write_moment();
         execute audit.bulk_sql(audit_pieces, 'DELETE', null) using audit_moment, audit_actor, audit_schema, audit_table;
         audit_moment := audit.write_moment();
         execute audit.bulk_sql(audit_pieces, 'INSERT', null) using audit_moment, audit_actor, audit_schema, audit_table;
         return null;
-    end if;$sql$;
-        unpaired_check := replace(replace(unpaired_check, '%3$s', tracked.id::text), '%5$s', actor_check);
+    end if;$sql$, tracked.id, actor_check);
     end if;
 
     return format($sql$
@@ -206,19 +200,14 @@ declare
     audit_is_current boolean;
 begin
     if tg_op = 'TRUNCATE' then
-        audit_pieces := audit.capture_pieces(%3$s, tg_relid);
-        audit_actor := audit.read_actor_context();%5$s
-        audit_moment := audit.write_moment();
         -- A partitioned table holds no rows of its own: TRUNCATE fires the triggers of its partitions too.
         if (select relkind from pg_catalog.pg_class where oid = tg_relid) = 'p' then
             return null;
         end if;
-        if audit.count_is_exact(tg_relid) then
-            execute audit.truncate_sql(audit_pieces, tg_relid)
-            using audit_moment, audit_actor, audit_schema, audit_table;
-        else
-            perform audit.write_uncounted_truncate(tg_relid, audit_schema, audit_table, audit_pieces);
-        end if;
+        audit_actor := audit.read_actor_context();%5$s
+        audit_moment := audit.write_moment();
+        execute audit.truncate_sql(audit.capture_pieces(%3$s, tg_relid), tg_relid, audit.count_is_exact(tg_relid))
+        using audit_moment, audit_actor, audit_schema, audit_table;
         return null;
     end if;%9$s
 

@@ -21,13 +21,11 @@ create function audit.show_ownership(relation oid)
     security invoker
     set search_path = pg_catalog, pg_temp
 as $function$
-declare
-    target constant text := (select format('%I.%I', n.nspname, c.relname)
-                             from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = relation);
 begin
-    execute format('create trigger audit_ownership before truncate on %s for each statement execute function audit.prove_ownership()', target);
+    execute format('create trigger audit_ownership before truncate on %s for each statement execute function audit.prove_ownership()',
+                   relation::regclass);
     -- TRIGGER can be granted; ENABLE ALWAYS takes the owner.
-    execute format('alter table %s enable always trigger audit_ownership', target);
+    execute format('alter table %s enable always trigger audit_ownership', relation::regclass);
 end
 $function$;
 comment on function audit.show_ownership(oid) is
@@ -40,9 +38,7 @@ create function audit.hide_ownership(relation oid)
     set search_path = pg_catalog, pg_temp
 as $function$
 begin
-    execute format('drop trigger audit_ownership on %s',
-                   (select format('%I.%I', n.nspname, c.relname)
-                    from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = relation));
+    execute format('drop trigger audit_ownership on %s', relation::regclass);
 end
 $function$;
 comment on function audit.hide_ownership(oid) is 'Takes the trigger of show_ownership away again.';

@@ -13,8 +13,8 @@ declare
     definition text;
     trigger_name text;
     schema_name text;
-    target constant text := (select format('%I.%I', n.nspname, c.relname)
-                             from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = relation);
+    -- Qualified: nothing that can be tracked lies on this function's search_path.
+    target constant text := relation::regclass;
 begin
     foreach definition in array array[
         'audit_insert after insert on %s referencing new table as audit_new_rows',
@@ -138,7 +138,7 @@ begin
     perform audit.compile_tracking(tracked.id, relation);
     -- Capture runs as a role that may insert entries and nothing else. To give it a function takes CREATE on the schema,
     -- for as long as this transaction has not ended: nobody else ever sees it granted.
-    if (select proowner from pg_proc where oid = to_regprocedure(format('audit.%I()', function_name))) <> 'audit_capture'::regrole then
+    if (select proowner from pg_proc where oid = audit.capture_function(tracked.id)) <> 'audit_capture'::regrole then
         grant create on schema audit to audit_capture;
         execute format('alter function audit.%I() owner to audit_capture', function_name);
         revoke create on schema audit from audit_capture;
@@ -167,7 +167,7 @@ declare
     tracked audit.tracked_table;
     body text;
     function_name constant text := 'capture_' || tracked_id;
-    is_new constant boolean := to_regprocedure(format('audit.%I()', function_name)) is null;
+    is_new constant boolean := audit.capture_function(tracked_id) is null;
 begin
     -- Two compilations of one table at once would end in "tuple concurrently updated".
     select * into strict tracked from audit.tracked_table where id = tracked_id for update;

@@ -30,7 +30,9 @@ declare
     relation_kind constant "char" := (select relkind from pg_class where oid = target);
     function_name text;
     partition oid;
-    cascading text;
+    foreign_partition text;
+    shown_column text;
+    foreign_key text;
 begin
     if target is null then
         raise exception 'target: name the table to track'
@@ -54,10 +56,10 @@ begin
             using errcode = 'wrong_object_type',
                   hint = format('Track %s: its partitions come with it.', pg_partition_root(target));
     end if;
-    select p.oid::regclass into cascading
+    select p.oid::regclass into foreign_partition
     from audit.partitions_of(relation) p(oid) join pg_class c on c.oid = p.oid where c.relkind = 'f';
-    if cascading is not null then
-        raise exception 'partition % is a foreign table', cascading
+    if foreign_partition is not null then
+        raise exception 'partition % is a foreign table', foreign_partition
             using errcode = 'wrong_object_type',
                   hint = 'PostgreSQL collects no changed rows there, and every write to the table would fail.';
     end if;
@@ -98,18 +100,6 @@ begin
             using errcode = 'invalid_parameter_value', hint = 'Take it out of excluded_columns.';
     end if;
 
-    select name into cascading
-    from unnest(excluded_columns || redacted_columns) name
-    where name = any(coalesce(resource_id_columns, audit.primary_key_columns(relation))
-                     || audit.primary_key_columns(relation) || resource_type_column
-                     || split_part(resource_name_column, '.', 1) || split_part(subject_column, '.', 1)
-                     || split_part(workspace_column, '.', 1));
-    if cascading is not null then
-        raise exception 'excluded_columns, redacted_columns: % is shown elsewhere in the entry', cascading
-            using errcode = 'invalid_parameter_value',
-                  hint = 'A column that makes the key, resource, name, subject or workspace cannot be kept secret.';
-    end if;
-
     if num_nonnulls(workspace, workspace_column, workspace_setting) > 1 then
         raise exception 'workspace, workspace_column and workspace_setting: give exactly one'
             using errcode = 'invalid_parameter_value';
@@ -126,14 +116,25 @@ begin
             using errcode = 'invalid_parameter_value', hint = 'workspace_setting => ''app.workspace''';
     end if;
     perform audit.refuse_unusable_path(relation, 'workspace_column', workspace_column);
+    select name into shown_column
+    from unnest(excluded_columns || redacted_columns) name
+    where name = any(coalesce(resource_id_columns, audit.primary_key_columns(relation))
+                     || audit.primary_key_columns(relation) || resource_type_column
+                     || split_part(resource_name_column, '.', 1) || split_part(subject_column, '.', 1)
+                     || split_part(workspace_column, '.', 1));
+    if shown_column is not null then
+        raise exception 'excluded_columns, redacted_columns: % is shown elsewhere in the entry', shown_column
+            using errcode = 'invalid_parameter_value',
+                  hint = 'A column that makes the key, resource, name, subject or workspace cannot be kept secret.';
+    end if;
     if workspace_column like '%.%' then
-        select c.conname into cascading
+        select c.conname into foreign_key
         from pg_constraint c
         join pg_attribute a on a.attrelid = c.conrelid and a.attnum = c.conkey[1]
         where c.conrelid = relation and c.contype = 'f' and (c.confdeltype in ('c', 'n', 'd') or c.condeferrable)
           and a.attname = split_part(workspace_column, '.', 1);
-        if cascading is not null then
-            raise warning 'workspace_column: through foreign key % a row can be written while its parent is gone or not yet there; its entry will have no workspace', cascading
+        if foreign_key is not null then
+            raise warning 'workspace_column: through foreign key % a row can be written while its parent is gone or not yet there; its entry will have no workspace', foreign_key
                 using hint = 'Keep the workspace in a column of the table itself.';
         end if;
     end if;
@@ -183,9 +184,7 @@ begin
             join pg_proc p on p.oid = t.tgfoid
             where t.tgrelid = partition and p.pronamespace = 'audit'::regnamespace and p.proname like 'capture\_%'
         loop
-            execute format('drop trigger %I on %s', trigger_name,
-                           (select format('%I.%I', n.nspname, c.relname) from pg_class c
-                            join pg_namespace n on n.oid = c.relnamespace where c.oid = partition));
+            execute format('drop trigger %I on %s', trigger_name, partition::regclass);
         end loop;
     end loop;
     if exists (select from pg_policy where polrelid = target and polname = 'audit_capture_counts') then

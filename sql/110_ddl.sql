@@ -42,9 +42,7 @@ begin
     loop
         if exists (
             select from pg_trigger t
-            join pg_class c on c.oid = t.tgrelid
-            where t.tgrelid = candidate
-              and t.tgfoid = to_regprocedure(format('audit.%I()', 'capture_' || tracked.id))) then
+            where t.tgrelid = candidate and t.tgfoid = audit.capture_function(tracked.id)) then
             return candidate;
         end if;
     end loop;
@@ -99,13 +97,12 @@ begin
             from jsonb_each(t.column_events) e)
     from pg_class c
     join pg_namespace n on n.oid = c.relnamespace
-    where t.id = tracked_id and c.oid = relation;
-    select (t.table_schema, t.table_name) is distinct from (tracked.table_schema, tracked.table_name)
-    into is_renamed from audit.tracked_table t where t.id = tracked_id;
+    where t.id = tracked_id and c.oid = relation
+    returning (t.table_schema, t.table_name) is distinct from (tracked.table_schema, tracked.table_name) into is_renamed;
 
     is_changed := audit.compile_tracking(tracked_id, relation);
     perform audit.let_owner_attach(tracked_id, relation);
-    if command is not null and (is_changed or is_renamed) then
+    if is_changed or is_renamed then
         select * into tracked from audit.tracked_table where id = tracked_id;
         if is_renamed or shape_before <> tracked.column_numbers or command = 'ALTER TABLE' then
             perform audit.write_event('table_altered', format('%I.%I', tracked.table_schema, tracked.table_name), tracked.workspace,
@@ -120,7 +117,7 @@ begin
 end
 $function$;
 comment on function audit.follow_table(bigint, text) is
-    'Brings settings and capture function of one tracked table up to its table as it is now. With a command, a real change is recorded as table_altered. Returns whether the function changed.';
+    'Brings settings and capture function of one tracked table up to its table as it is now. A real change is recorded as table_altered by the given command. Returns whether the function changed.';
 
 create function audit.follow_tables(touched oid[], command text)
     returns void
@@ -197,8 +194,7 @@ begin
             on t.relation_oid = d.objid or (t.table_schema, t.table_name) = (d.schema_name, d.object_name)
         where d.classid = 'pg_class'::regclass and d.objsubid = 0 and d.object_type = 'table' and not d.is_temporary
           -- The proof: no table carries its triggers any more.
-          and not exists (select from pg_trigger g
-                          where g.tgfoid = to_regprocedure(format('audit.%I()', 'capture_' || t.id)))
+          and not exists (select from pg_trigger g where g.tgfoid = audit.capture_function(t.id))
     loop
         begin
             delete from audit.tracked_table where id = tracked.id;

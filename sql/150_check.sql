@@ -46,7 +46,7 @@ begin
         cross join unnest(array['audit_insert', 'audit_update', 'audit_delete', 'audit_truncate']) expected(name)
         left join pg_trigger t
             on t.tgrelid = part.oid and t.tgname = expected.name
-           and t.tgfoid = to_regprocedure(format('audit.%I()', 'capture_' || tracked.id))
+           and t.tgfoid = audit.capture_function(tracked.id)
         where t.tgenabled is distinct from 'A';
 
         return query

@@ -59,8 +59,8 @@ grant execute on function
     audit.new_entry_id(timestamptz), audit.write_moment(), audit.read_actor_context(),
     audit.capture_pieces(bigint, oid), audit.changed_columns_sql(jsonb), audit.pair_sql(), audit.object_sql(jsonb, text),
     audit.row_event_sql(jsonb, text, text[]), audit.row_sql(jsonb, text, text[]), audit.bulk_sql(jsonb, text, text[]),
-    audit.truncate_sql(jsonb, oid), audit.count_is_exact(oid), audit.runs_code_when_read(oid),
-    audit.runs_code_when_read_sql(text, boolean), audit.write_uncounted_truncate(oid, text, text, jsonb)
+    audit.truncate_sql(jsonb, oid, boolean), audit.count_is_exact(oid), audit.runs_code_when_read(oid),
+    audit.runs_code_when_read_sql(text, boolean), audit.changed_object_sql(jsonb, text)
     to audit_capture;
 
 -- audit_writer: an application's role that owns tables to track, or records events.

@@ -244,9 +244,12 @@ def test_a_lookup_shows_nothing_that_its_caller_may_not_read(database: Database,
 
 
 @pytest.mark.parametrize("argument", ["excluded_columns", "redacted_columns"])
-def test_a_secret_column_cannot_be_shown_elsewhere_in_the_entry(document: Connection, argument: str) -> None:
-    with pytest.raises(psycopg.errors.InvalidParameterValue, match="id is shown elsewhere in the entry"):
-        enabled(document, f"{argument} => '{{id}}'")
+@pytest.mark.parametrize("column", ["id", "workspace_id"])
+def test_a_secret_column_cannot_be_shown_elsewhere_in_the_entry(
+    document: Connection, argument: str, column: str
+) -> None:
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match=f" {column} is shown elsewhere in the entry"):
+        enabled(document, f"{argument} => '{{{column}}}'")
 
 
 def test_two_sessions_enable_two_tables_at_once(database: Database) -> None:

@@ -1053,7 +1053,6 @@ declare
     wanted constant text := substr(path, length(split_part(path, '.', 1)) + 2);
     found_lookup audit.lookup;
     parent_name text;
-    key_readable boolean;
 begin
     select c.confrelid, key_column.attname, value_column.attname,
            format('operator(%I.%s)', n.nspname, o.oprname),
@@ -1153,8 +1152,7 @@ begin
     return format('(select %s from %s %s audit_p where audit_p.%I %s %s.%I)',
                   case when length = 'short' then format('left(%s, 500)', value) else audit.bounded_sql(value) end,
                   case when (select relkind from pg_class where oid = target.parent) = 'p' then '' else 'only' end,
-                  (select format('%I.%I', n.nspname, c.relname)
-                   from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = target.parent),
+                  target.parent::regclass,
                   target.parent_key, target.key_operator, alias, split_part(path, '.', 1));
 end
 $function$;
@@ -1262,15 +1260,14 @@ declare
     columns jsonb;
     events jsonb;
     soft_delete jsonb;
-    named audit.tracked_table;
     secret text[];
     root constant oid := coalesce(pg_partition_root(relation), relation);
+    is_partitioned boolean;
 begin
     select * into strict tracked from audit.tracked_table where id = tracked_id;
-    named := tracked;
-    if named.table_name is distinct from (select relname from pg_class where oid = root) then
-        named.table_name := (select relname from pg_class where oid = root);
-    end if;
+    -- As they are now: the settings may not have followed a rename yet.
+    select n.nspname, c.relname, c.relkind = 'p' into tracked.table_schema, tracked.table_name, is_partitioned
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = root;
 
     secret := audit.unfollowed_columns(tracked, root);
     select jsonb_agg(jsonb_build_object(
@@ -1303,14 +1300,13 @@ begin
     end if;
 
     return jsonb_build_object(
-        'table_schema', case when root <> relation or (select relkind from pg_class where oid = relation) = 'p'
-            then (select n.nspname from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = root) end,
-        'table_name', case when root <> relation or (select relkind from pg_class where oid = relation) = 'p'
-            then (select relname from pg_class where oid = root) end,
+        -- Null: as the trigger says, which on a partition would be the partition's.
+        'table_schema', case when is_partitioned then tracked.table_schema end,
+        'table_name', case when is_partitioned then tracked.table_name end,
         'columns', coalesce(columns, '[]'),
         'has_key', audit.primary_key_columns(relation) is not null,
-        'old', audit.side_pieces(named, relation, 'audit_o'),
-        'new', audit.side_pieces(named, relation, 'audit_n'),
+        'old', audit.side_pieces(tracked, relation, 'audit_o'),
+        'new', audit.side_pieces(tracked, relation, 'audit_n'),
         'events', events,
         'column_events', coalesce((
             select jsonb_agg(jsonb_build_object('event', e.key, 'columns', e.value) order by e.key)
@@ -1340,6 +1336,22 @@ return coalesce((
         group by 1
     ) chunk), '''{}''::jsonb');
 comment on function audit.object_sql(jsonb, text) is 'The SQL of a jsonb object of the given columns; side is before or after.';
+
+create function audit.changed_object_sql(columns jsonb, side text)
+    returns text
+    language sql
+    stable
+begin atomic
+    -- Mostly every row changes the same columns; the rest is put together column by column.
+    select case when count(*) = 1 then audit.object_sql(columns, side)
+                else format('case when %s then %s else %s end',
+                            string_agg(format('(%s)', c ->> 'changed'), ' and '), audit.object_sql(columns, side),
+                            string_agg(format('case when %s then jsonb_build_object(%L, %s) else ''{}''::jsonb end',
+                                              c ->> 'changed', c ->> 'name', c ->> side), ' || ')) end
+    from jsonb_array_elements(columns) c;
+end;
+comment on function audit.changed_object_sql(jsonb, text) is
+    'The SQL of a jsonb object of those of the given columns that changed in the row; side is before or after. Of one column: it did, or the row is not read.';
 
 create function audit.row_event_sql(pieces jsonb, operation text, changed_columns text[])
     returns text
@@ -1407,21 +1419,12 @@ begin
         select jsonb_agg(c order by p), string_agg(c ->> 'changed', ' or ') into changed, row_changed
         from jsonb_array_elements(columns) with ordinality e(c, p)
         where c ->> 'name' = any(changed_columns);
-        if not (pieces -> 'has_key')::boolean then
-            changed := columns;
-        end if;
-        before_sql := audit.object_sql(changed, 'before');
-        after_sql := audit.object_sql(changed, 'after');
-        if (pieces -> 'has_key')::boolean and jsonb_array_length(changed) > 1 then
-            -- Mostly every row changes the same columns; the rest is put together column by column.
-            select format('case when %s then %s else %s end', string_agg(format('(%s)', c ->> 'changed'), ' and '), before_sql,
-                          string_agg(format('case when %s then jsonb_build_object(%L, %s) else ''{}''::jsonb end',
-                                            c ->> 'changed', c ->> 'name', c ->> 'before'), ' || ')),
-                   format('case when %s then %s else %s end', string_agg(format('(%s)', c ->> 'changed'), ' and '), after_sql,
-                          string_agg(format('case when %s then jsonb_build_object(%L, %s) else ''{}''::jsonb end',
-                                            c ->> 'changed', c ->> 'name', c ->> 'after'), ' || '))
-            into before_sql, after_sql
-            from jsonb_array_elements(changed) c;
+        if (pieces -> 'has_key')::boolean then
+            before_sql := audit.changed_object_sql(changed, 'before');
+            after_sql := audit.changed_object_sql(changed, 'after');
+        else
+            before_sql := audit.object_sql(columns, 'before');
+            after_sql := audit.object_sql(columns, 'after');
         end if;
         source := audit.pair_sql() || ' where ' || row_changed;
     end if;
@@ -1511,27 +1514,46 @@ comment on function audit.bulk_sql(jsonb, text, text[]) is
 
 set search_path = pg_catalog, pg_temp;
 
-create function audit.truncate_sql(pieces jsonb, relation oid)
-    returns text
-    language sql
+create function audit.capture_function(tracked_id bigint)
+    returns oid
+    language plpgsql
     stable
-begin atomic
+    set search_path = pg_catalog, pg_temp
+as $function$
+begin
+    return to_regprocedure(format('audit.capture_%s()', tracked_id));
+end
+$function$;
+comment on function audit.capture_function(bigint) is 'The compiled trigger function of a tracked table. Null: there is none.';
+
+create function audit.truncate_sql(pieces jsonb, relation oid, is_exact boolean)
+    returns text
+    language plpgsql
+    stable
+    set search_path = pg_catalog, pg_temp
+as $function$
+begin
     -- $1 created_at, $2 actor, $3 table_schema, $4 table_name
-    select format($sql$
+    return format($sql$
 insert into audit.entry (
     id, created_at, workspace_id, event, operation, table_schema, table_name, resource_type,
     actor_type, actor_id, actor_name, row_count, request_id, context, database_user, transaction_id)
 select audit.new_entry_id($1), $1, g.workspace_id, %1$L, 'TRUNCATE', $3, $4, %2$L,
-       ($2).actor_type, ($2).actor_id, ($2).actor_name, g.row_count, ($2).request_id, ($2).context,
+       ($2).actor_type, ($2).actor_id, ($2).actor_name, g.row_count, ($2).request_id, %3$s,
        session_user, pg_current_xact_id()
-from (select %3$s collate "C" as workspace_id, count(*) as row_count
-      from only %4$s audit_n group by 1) g
-$sql$, pieces -> 'events' ->> 'TRUNCATE', pieces -> 'new' ->> 'default_type', pieces -> 'new' ->> 'workspace',
-        (select format('%I.%I', n.nspname, c.relname)
-         from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace where c.oid = relation));
-end;
-comment on function audit.truncate_sql(jsonb, oid) is
-    'The statement that counts a table before TRUNCATE empties it: one entry for each workspace.';
+from (%4$s) g
+$sql$, pieces -> 'events' ->> 'TRUNCATE', pieces -> 'new' ->> 'default_type',
+        case when is_exact then '($2).context'
+             else $sql$coalesce(($2).context, '{}') || '{"details": {"row_count_is_estimated": true}}'$sql$ end,
+        case when is_exact
+             then format('select %s collate "C" as workspace_id, count(*) as row_count from only %s audit_n group by 1',
+                         pieces -> 'new' ->> 'workspace', relation::regclass)
+             else format('select %L::text as workspace_id, greatest(reltuples, 0)::bigint as row_count from pg_class where oid = %s',
+                         pieces -> 'new' ->> 'constant_workspace', relation) end);
+end
+$function$;
+comment on function audit.truncate_sql(jsonb, oid, boolean) is
+    'The statement that counts a table before TRUNCATE empties it: one entry for each workspace. Not exact: one entry with the planner''s estimate, and it says so.';
 
 create function audit.count_is_exact(relation oid)
     returns boolean
@@ -1550,30 +1572,6 @@ begin atomic
 end;
 comment on function audit.count_is_exact(oid) is
     'Whether the current role sees every row of a table in its newest state, and counting it runs no function of the table''s owner, so that a TRUNCATE of it can be counted.';
-
-create function audit.write_uncounted_truncate(relation oid, table_schema text, table_name text, pieces jsonb)
-    returns void
-    language plpgsql
-    security invoker
-    set search_path = pg_catalog, pg_temp
-as $function$
-declare
-    moment constant timestamptz := audit.write_moment();
-    actor constant audit.actor_context := audit.read_actor_context();
-begin
-    insert into audit.entry (
-        id, created_at, workspace_id, event, operation, table_schema, table_name, resource_type,
-        actor_type, actor_id, actor_name, row_count, request_id, context, database_user, transaction_id)
-    values (
-        audit.new_entry_id(moment), moment, pieces -> 'new' ->> 'constant_workspace', pieces -> 'events' ->> 'TRUNCATE', 'TRUNCATE',
-        table_schema, table_name, pieces -> 'new' ->> 'default_type',
-        actor.actor_type, actor.actor_id, actor.actor_name,
-        greatest((select reltuples from pg_class where oid = relation), 0)::bigint, actor.request_id,
-        coalesce(actor.context, '{}') || '{"details": {"row_count_is_estimated": true}}', session_user, pg_current_xact_id());
-end
-$function$;
-comment on function audit.write_uncounted_truncate(oid, text, text, jsonb) is
-    'The entry of a TRUNCATE of a table that capture may not read: the planner''s estimate, and it says so.';
 
 create function audit.single_row_sql(pieces jsonb, operation text)
     returns text
@@ -1664,30 +1662,29 @@ begin
         from pg_class c join pg_namespace s on s.oid = c.relnamespace where c.oid = l.parent) n;
 
     if tracked.missing_actor = 'refuse' then
-        actor_check := format($sql$
+        actor_check := $sql$
     if audit_actor.actor_type = 'system' then
-        raise exception 'a write to %%.%% needs an actor', tg_table_schema, tg_table_name
+        raise exception 'a write to %.% needs an actor', tg_table_schema, tg_table_name
             using errcode = 'insufficient_privilege',
                   hint = 'select audit.set_actor(id, name) in the same transaction, before the write.';
-    end if;$sql$);
+    end if;$sql$;
     end if;
     if is_partitioned then
         -- A BEFORE trigger of the partition that a row moves into can suppress it: then old and new rows do not pair up.
-        unpaired_check := $sql$
+        unpaired_check := format($sql$
     audit_rows := 0;
     if tg_op = 'UPDATE' then
         audit_rows := (select count(*) from audit_old_rows) - (select count(*) from audit_new_rows);
     end if;
     if audit_rows <> 0 then
-        audit_pieces := audit.capture_pieces(%3$s, tg_relid);
-        audit_actor := audit.read_actor_context();%5$s
+        audit_pieces := audit.capture_pieces(%1$s, tg_relid);
+        audit_actor := audit.read_actor_context();%2$s
         audit_moment := audit.write_moment();
         execute audit.bulk_sql(audit_pieces, 'DELETE', null) using audit_moment, audit_actor, audit_schema, audit_table;
         audit_moment := audit.write_moment();
         execute audit.bulk_sql(audit_pieces, 'INSERT', null) using audit_moment, audit_actor, audit_schema, audit_table;
         return null;
-    end if;$sql$;
-        unpaired_check := replace(replace(unpaired_check, '%3$s', tracked.id::text), '%5$s', actor_check);
+    end if;$sql$, tracked.id, actor_check);
     end if;
 
     return format($sql$
@@ -1715,19 +1712,14 @@ declare
     audit_is_current boolean;
 begin
     if tg_op = 'TRUNCATE' then
-        audit_pieces := audit.capture_pieces(%3$s, tg_relid);
-        audit_actor := audit.read_actor_context();%5$s
-        audit_moment := audit.write_moment();
         -- A partitioned table holds no rows of its own: TRUNCATE fires the triggers of its partitions too.
         if (select relkind from pg_catalog.pg_class where oid = tg_relid) = 'p' then
             return null;
         end if;
-        if audit.count_is_exact(tg_relid) then
-            execute audit.truncate_sql(audit_pieces, tg_relid)
-            using audit_moment, audit_actor, audit_schema, audit_table;
-        else
-            perform audit.write_uncounted_truncate(tg_relid, audit_schema, audit_table, audit_pieces);
-        end if;
+        audit_actor := audit.read_actor_context();%5$s
+        audit_moment := audit.write_moment();
+        execute audit.truncate_sql(audit.capture_pieces(%3$s, tg_relid), tg_relid, audit.count_is_exact(tg_relid))
+        using audit_moment, audit_actor, audit_schema, audit_table;
         return null;
     end if;%9$s
 
@@ -1822,13 +1814,11 @@ create function audit.show_ownership(relation oid)
     security invoker
     set search_path = pg_catalog, pg_temp
 as $function$
-declare
-    target constant text := (select format('%I.%I', n.nspname, c.relname)
-                             from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = relation);
 begin
-    execute format('create trigger audit_ownership before truncate on %s for each statement execute function audit.prove_ownership()', target);
+    execute format('create trigger audit_ownership before truncate on %s for each statement execute function audit.prove_ownership()',
+                   relation::regclass);
     -- TRIGGER can be granted; ENABLE ALWAYS takes the owner.
-    execute format('alter table %s enable always trigger audit_ownership', target);
+    execute format('alter table %s enable always trigger audit_ownership', relation::regclass);
 end
 $function$;
 comment on function audit.show_ownership(oid) is
@@ -1841,9 +1831,7 @@ create function audit.hide_ownership(relation oid)
     set search_path = pg_catalog, pg_temp
 as $function$
 begin
-    execute format('drop trigger audit_ownership on %s',
-                   (select format('%I.%I', n.nspname, c.relname)
-                    from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = relation));
+    execute format('drop trigger audit_ownership on %s', relation::regclass);
 end
 $function$;
 comment on function audit.hide_ownership(oid) is 'Takes the trigger of show_ownership away again.';
@@ -2006,8 +1994,8 @@ declare
     definition text;
     trigger_name text;
     schema_name text;
-    target constant text := (select format('%I.%I', n.nspname, c.relname)
-                             from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = relation);
+    -- Qualified: nothing that can be tracked lies on this function's search_path.
+    target constant text := relation::regclass;
 begin
     foreach definition in array array[
         'audit_insert after insert on %s referencing new table as audit_new_rows',
@@ -2131,7 +2119,7 @@ begin
     perform audit.compile_tracking(tracked.id, relation);
     -- Capture runs as a role that may insert entries and nothing else. To give it a function takes CREATE on the schema,
     -- for as long as this transaction has not ended: nobody else ever sees it granted.
-    if (select proowner from pg_proc where oid = to_regprocedure(format('audit.%I()', function_name))) <> 'audit_capture'::regrole then
+    if (select proowner from pg_proc where oid = audit.capture_function(tracked.id)) <> 'audit_capture'::regrole then
         grant create on schema audit to audit_capture;
         execute format('alter function audit.%I() owner to audit_capture', function_name);
         revoke create on schema audit from audit_capture;
@@ -2160,7 +2148,7 @@ declare
     tracked audit.tracked_table;
     body text;
     function_name constant text := 'capture_' || tracked_id;
-    is_new constant boolean := to_regprocedure(format('audit.%I()', function_name)) is null;
+    is_new constant boolean := audit.capture_function(tracked_id) is null;
 begin
     -- Two compilations of one table at once would end in "tuple concurrently updated".
     select * into strict tracked from audit.tracked_table where id = tracked_id for update;
@@ -2262,7 +2250,9 @@ declare
     relation_kind constant "char" := (select relkind from pg_class where oid = target);
     function_name text;
     partition oid;
-    cascading text;
+    foreign_partition text;
+    shown_column text;
+    foreign_key text;
 begin
     if target is null then
         raise exception 'target: name the table to track'
@@ -2286,10 +2276,10 @@ begin
             using errcode = 'wrong_object_type',
                   hint = format('Track %s: its partitions come with it.', pg_partition_root(target));
     end if;
-    select p.oid::regclass into cascading
+    select p.oid::regclass into foreign_partition
     from audit.partitions_of(relation) p(oid) join pg_class c on c.oid = p.oid where c.relkind = 'f';
-    if cascading is not null then
-        raise exception 'partition % is a foreign table', cascading
+    if foreign_partition is not null then
+        raise exception 'partition % is a foreign table', foreign_partition
             using errcode = 'wrong_object_type',
                   hint = 'PostgreSQL collects no changed rows there, and every write to the table would fail.';
     end if;
@@ -2330,18 +2320,6 @@ begin
             using errcode = 'invalid_parameter_value', hint = 'Take it out of excluded_columns.';
     end if;
 
-    select name into cascading
-    from unnest(excluded_columns || redacted_columns) name
-    where name = any(coalesce(resource_id_columns, audit.primary_key_columns(relation))
-                     || audit.primary_key_columns(relation) || resource_type_column
-                     || split_part(resource_name_column, '.', 1) || split_part(subject_column, '.', 1)
-                     || split_part(workspace_column, '.', 1));
-    if cascading is not null then
-        raise exception 'excluded_columns, redacted_columns: % is shown elsewhere in the entry', cascading
-            using errcode = 'invalid_parameter_value',
-                  hint = 'A column that makes the key, resource, name, subject or workspace cannot be kept secret.';
-    end if;
-
     if num_nonnulls(workspace, workspace_column, workspace_setting) > 1 then
         raise exception 'workspace, workspace_column and workspace_setting: give exactly one'
             using errcode = 'invalid_parameter_value';
@@ -2358,14 +2336,25 @@ begin
             using errcode = 'invalid_parameter_value', hint = 'workspace_setting => ''app.workspace''';
     end if;
     perform audit.refuse_unusable_path(relation, 'workspace_column', workspace_column);
+    select name into shown_column
+    from unnest(excluded_columns || redacted_columns) name
+    where name = any(coalesce(resource_id_columns, audit.primary_key_columns(relation))
+                     || audit.primary_key_columns(relation) || resource_type_column
+                     || split_part(resource_name_column, '.', 1) || split_part(subject_column, '.', 1)
+                     || split_part(workspace_column, '.', 1));
+    if shown_column is not null then
+        raise exception 'excluded_columns, redacted_columns: % is shown elsewhere in the entry', shown_column
+            using errcode = 'invalid_parameter_value',
+                  hint = 'A column that makes the key, resource, name, subject or workspace cannot be kept secret.';
+    end if;
     if workspace_column like '%.%' then
-        select c.conname into cascading
+        select c.conname into foreign_key
         from pg_constraint c
         join pg_attribute a on a.attrelid = c.conrelid and a.attnum = c.conkey[1]
         where c.conrelid = relation and c.contype = 'f' and (c.confdeltype in ('c', 'n', 'd') or c.condeferrable)
           and a.attname = split_part(workspace_column, '.', 1);
-        if cascading is not null then
-            raise warning 'workspace_column: through foreign key % a row can be written while its parent is gone or not yet there; its entry will have no workspace', cascading
+        if foreign_key is not null then
+            raise warning 'workspace_column: through foreign key % a row can be written while its parent is gone or not yet there; its entry will have no workspace', foreign_key
                 using hint = 'Keep the workspace in a column of the table itself.';
         end if;
     end if;
@@ -2415,9 +2404,7 @@ begin
             join pg_proc p on p.oid = t.tgfoid
             where t.tgrelid = partition and p.pronamespace = 'audit'::regnamespace and p.proname like 'capture\_%'
         loop
-            execute format('drop trigger %I on %s', trigger_name,
-                           (select format('%I.%I', n.nspname, c.relname) from pg_class c
-                            join pg_namespace n on n.oid = c.relnamespace where c.oid = partition));
+            execute format('drop trigger %I on %s', trigger_name, partition::regclass);
         end loop;
     end loop;
     if exists (select from pg_policy where polrelid = target and polname = 'audit_capture_counts') then
@@ -2474,9 +2461,7 @@ begin
     loop
         if exists (
             select from pg_trigger t
-            join pg_class c on c.oid = t.tgrelid
-            where t.tgrelid = candidate
-              and t.tgfoid = to_regprocedure(format('audit.%I()', 'capture_' || tracked.id))) then
+            where t.tgrelid = candidate and t.tgfoid = audit.capture_function(tracked.id)) then
             return candidate;
         end if;
     end loop;
@@ -2531,13 +2516,12 @@ begin
             from jsonb_each(t.column_events) e)
     from pg_class c
     join pg_namespace n on n.oid = c.relnamespace
-    where t.id = tracked_id and c.oid = relation;
-    select (t.table_schema, t.table_name) is distinct from (tracked.table_schema, tracked.table_name)
-    into is_renamed from audit.tracked_table t where t.id = tracked_id;
+    where t.id = tracked_id and c.oid = relation
+    returning (t.table_schema, t.table_name) is distinct from (tracked.table_schema, tracked.table_name) into is_renamed;
 
     is_changed := audit.compile_tracking(tracked_id, relation);
     perform audit.let_owner_attach(tracked_id, relation);
-    if command is not null and (is_changed or is_renamed) then
+    if is_changed or is_renamed then
         select * into tracked from audit.tracked_table where id = tracked_id;
         if is_renamed or shape_before <> tracked.column_numbers or command = 'ALTER TABLE' then
             perform audit.write_event('table_altered', format('%I.%I', tracked.table_schema, tracked.table_name), tracked.workspace,
@@ -2552,7 +2536,7 @@ begin
 end
 $function$;
 comment on function audit.follow_table(bigint, text) is
-    'Brings settings and capture function of one tracked table up to its table as it is now. With a command, a real change is recorded as table_altered. Returns whether the function changed.';
+    'Brings settings and capture function of one tracked table up to its table as it is now. A real change is recorded as table_altered by the given command. Returns whether the function changed.';
 
 create function audit.follow_tables(touched oid[], command text)
     returns void
@@ -2629,8 +2613,7 @@ begin
             on t.relation_oid = d.objid or (t.table_schema, t.table_name) = (d.schema_name, d.object_name)
         where d.classid = 'pg_class'::regclass and d.objsubid = 0 and d.object_type = 'table' and not d.is_temporary
           -- The proof: no table carries its triggers any more.
-          and not exists (select from pg_trigger g
-                          where g.tgfoid = to_regprocedure(format('audit.%I()', 'capture_' || t.id)))
+          and not exists (select from pg_trigger g where g.tgfoid = audit.capture_function(t.id))
     loop
         begin
             delete from audit.tracked_table where id = tracked.id;
@@ -2976,7 +2959,7 @@ begin
         cross join unnest(array['audit_insert', 'audit_update', 'audit_delete', 'audit_truncate']) expected(name)
         left join pg_trigger t
             on t.tgrelid = part.oid and t.tgname = expected.name
-           and t.tgfoid = to_regprocedure(format('audit.%I()', 'capture_' || tracked.id))
+           and t.tgfoid = audit.capture_function(tracked.id)
         where t.tgenabled is distinct from 'A';
 
         return query
@@ -3232,8 +3215,8 @@ grant execute on function
     audit.new_entry_id(timestamptz), audit.write_moment(), audit.read_actor_context(),
     audit.capture_pieces(bigint, oid), audit.changed_columns_sql(jsonb), audit.pair_sql(), audit.object_sql(jsonb, text),
     audit.row_event_sql(jsonb, text, text[]), audit.row_sql(jsonb, text, text[]), audit.bulk_sql(jsonb, text, text[]),
-    audit.truncate_sql(jsonb, oid), audit.count_is_exact(oid), audit.runs_code_when_read(oid),
-    audit.runs_code_when_read_sql(text, boolean), audit.write_uncounted_truncate(oid, text, text, jsonb)
+    audit.truncate_sql(jsonb, oid, boolean), audit.count_is_exact(oid), audit.runs_code_when_read(oid),
+    audit.runs_code_when_read_sql(text, boolean), audit.changed_object_sql(jsonb, text)
     to audit_capture;
 
 -- audit_writer: an application's role that owns tables to track, or records events.
