@@ -158,14 +158,18 @@ begin
         end loop;
         foreach log_table in array array['entry', 'change'] loop
             beyond_name := log_table || '_beyond';
+            if new_beyond_from is not null then
+                -- The row trigger that came with ATTACH goes with DETACH; its rows must not be without for a moment.
+                execute format('create trigger day_is_never_altered before update or delete on audit.%I for each row execute function audit.refuse_alteration()',
+                               beyond_name);
+            end if;
             execute format('alter table audit.%I detach partition audit.%I', log_table, beyond_name);
             if new_beyond_from is not null then
-                execute format('alter table audit.%I rename to %I', beyond_name, log_table || to_char(beyond_from, '_YYYYMMDD'));
                 execute format('alter table audit.%I attach partition audit.%I for values from (%L) to (%L)',
-                               log_table, log_table || to_char(beyond_from, '_YYYYMMDD'),
-                               audit.day_start(beyond_from), audit.day_start(new_beyond_from));
-                execute format('alter table audit.%I drop constraint stands_before_new_beyond',
-                               log_table || to_char(beyond_from, '_YYYYMMDD'));
+                               log_table, beyond_name, audit.day_start(beyond_from), audit.day_start(new_beyond_from));
+                execute format('alter table audit.%I drop constraint stands_before_new_beyond', beyond_name);
+                -- Named after its last day: even without its bounds nobody takes it for older than it is.
+                execute format('alter table audit.%I rename to %I', beyond_name, log_table || to_char(new_beyond_from - 1, '_YYYYMMDD'));
                 execute format('alter table audit.%I rename to %I', log_table || '_beyond_next', beyond_name);
             end if;
             for day in select generate_series(coalesce(new_beyond_from, beyond_from), wanted_until - 1, interval '1 day')::date loop
@@ -226,7 +230,7 @@ declare
     held constant jsonb := coalesce(counts, audit.count_day(day_name));
     day audit.day_partition;
 begin
-    -- A partition detached beforehand has no bounds any more; its name still says where it began.
+    -- A partition detached beforehand has no bounds any more; its name still says its last day.
     select * into day from audit.day_partition where partition_name = day_name;
     if coalesce(day.upper_bound, audit.day_start(to_date(right(day_name, 8), 'YYYYMMDD') + 1))
         > audit.day_start(audit.utc_day(clock_timestamp()) - (select retention_days from audit.upkeep)) then
@@ -234,11 +238,11 @@ begin
             using errcode = 'insufficient_privilege',
                   hint = 'Only days older than retention_days in audit.upkeep are dropped.';
     end if;
+    perform audit.write_event('day_dropped', day_name, null, held);
     if to_regclass(format('audit.%I', change_name)) is not null then
         execute format('drop table audit.%I', change_name);
     end if;
     execute format('drop table audit.%I', day_name);
-    perform audit.write_event('day_dropped', day_name, null, held);
 end
 $function$;
 comment on function audit.drop_day(text, jsonb) is

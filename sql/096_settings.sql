@@ -60,6 +60,19 @@ begin atomic
 end;
 comment on function audit.partitions_of(oid) is 'A table and all partitions below it.';
 
+create function audit.admit_to_schema(role_name name)
+    returns void
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+begin
+    execute format('grant usage on schema audit to %I', role_name);
+end
+$function$;
+comment on function audit.admit_to_schema(name) is
+    'Grants usage of schema audit in the name of the schema''s owner: a grant in another name would outlast DROP OWNED.';
+
 create function audit.let_owner_attach(tracked_id bigint, relation oid)
     returns void
     language plpgsql
@@ -75,7 +88,7 @@ begin
        and has_function_privilege(owner, 'audit.create_capture_triggers(oid, text)', 'execute') then
         return;
     end if;
-    execute format('grant usage on schema audit to %I', owner);
+    perform audit.admit_to_schema(owner);
     execute format('grant execute on function audit.%I(), audit.create_capture_triggers(oid, text), audit.partitions_of(oid) to %I',
                    function_name, owner);
 end

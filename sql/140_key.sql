@@ -28,21 +28,40 @@ comment on column audit.api_key.created_at is 'When the key was made. Never null
 comment on column audit.api_key.expires_at is 'From when the key is no longer valid. Null: it does not expire.';
 comment on column audit.api_key.revoked_at is 'When the key was revoked. Null: it was not.';
 
-create function audit.find_key(digest bytea)
-    returns table (prefix text, name text, workspace_id text, role text)
+create function audit.same_digest(one bytea, other bytea)
+    returns boolean
+    language sql
+    volatile
+begin atomic
+    -- Where a comparison of the digests of both with a fresh salt stops says nothing about either of them.
+    select sha256(one || salt) = sha256(other || salt)
+    from (select uuid_send(gen_random_uuid()) as salt) s;
+end;
+comment on function audit.same_digest(bytea, bytea) is
+    'Whether two digests are equal, in a time that does not depend on where they differ. Null for null.';
+
+create function audit.key_is_valid(key audit.api_key)
+    returns boolean
     language sql
     stable
+begin atomic
+    select (key).revoked_at is null and ((key).expires_at is null or (key).expires_at > clock_timestamp());
+end;
+comment on function audit.key_is_valid(audit.api_key) is 'Whether a key is neither revoked nor expired at this moment.';
+
+create function audit.find_key(key_prefix text, key_digest bytea)
+    returns table (prefix text, name text, workspace_id text, role text, is_noted boolean)
+    language sql
+    volatile
     security definer
     set search_path = pg_catalog, pg_temp
 begin atomic
-    -- Looked up by digest: how long it takes says nothing about the key.
-    select k.prefix, k.name, k.workspace_id, k.role
+    select k.prefix, k.name, k.workspace_id, k.role, audit.reading_is_noted(k.workspace_id, k.prefix)
     from audit.api_key k
-    where k.digest = find_key.digest
-      and k.revoked_at is null
-      and (k.expires_at is null or k.expires_at > clock_timestamp());
+    where k.prefix = key_prefix and audit.same_digest(k.digest, key_digest) and audit.key_is_valid(k);
 end;
-comment on function audit.find_key(bytea) is 'The valid key with this SHA-256: one row, or none when it is unknown, revoked or expired.';
+comment on function audit.find_key(text, bytea) is
+    'The valid key with this prefix and SHA-256: one row, or none when it is unknown, revoked or expired. is_noted: it needs no note_reading before its answer.';
 
 create function audit.create_key(prefix text, digest bytea, workspace_id text, name text, role text, expires_at timestamptz default null)
     returns void
@@ -85,15 +104,59 @@ $function$;
 comment on function audit.revoke_key(text) is
     'Revokes a key from the next request on and records key_revoked. Returns false when there is no such key or it was revoked already.';
 
-create function audit.list_keys()
-    returns table (prefix text, name text, workspace_id text, role text, created_at timestamptz, expires_at timestamptz, revoked_at timestamptz)
+create function audit.rotate_key(
+    old_prefix text, prefix text, digest bytea, overlap interval, expires_at timestamptz default null)
+    returns table (old_key_ends_at timestamptz, new_key_ends_at timestamptz)
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+#variable_conflict use_column
+declare
+    moment constant timestamptz := clock_timestamp();
+    old_key audit.api_key;
+begin
+    if overlap is null or overlap < interval '0' then
+        raise exception 'overlap: % is no span of time from 0 on', coalesce(overlap::text, 'null')
+            using errcode = 'invalid_parameter_value', hint = 'overlap => ''24 hours''';
+    end if;
+    select * into old_key from audit.api_key k where k.prefix = rotate_key.old_prefix for update;
+    if old_key.prefix is null or not audit.key_is_valid(old_key) then
+        return;
+    end if;
+    old_key_ends_at := least(old_key.expires_at, moment + overlap);
+    -- A key that was made for some time is replaced by one for as long.
+    new_key_ends_at := coalesce(rotate_key.expires_at, moment + (old_key.expires_at - old_key.created_at));
+    insert into audit.api_key (prefix, digest, workspace_id, name, role, expires_at)
+    values (rotate_key.prefix, rotate_key.digest, old_key.workspace_id, old_key.name, old_key.role, new_key_ends_at);
+    perform audit.write_event('key_created', rotate_key.prefix, old_key.workspace_id,
+        jsonb_build_object('name', old_key.name, 'role', old_key.role, 'expires_at', new_key_ends_at,
+                           'replaces', old_key.prefix, 'replaced_key_ends_at', old_key_ends_at));
+    if overlap = interval '0' then
+        perform audit.revoke_key(old_key.prefix);
+    else
+        update audit.api_key k set expires_at = old_key_ends_at where k.prefix = old_key.prefix;
+    end if;
+    return next;
+end
+$function$;
+comment on function audit.rotate_key(text, text, bytea, interval, timestamptz) is
+    'Replaces a valid key by a new one of the same workspace, name and role; both are valid for the overlap, then the old one ends. expires_at null: as long as the old one was made for. Records key_created, which names the key it replaces. Returns when both end (null: never), or no row when there is no such valid key.';
+
+create function audit.list_keys(beginning text default '')
+    returns table (
+        prefix text, name text, workspace_id text, role text, created_at timestamptz, expires_at timestamptz,
+        revoked_at timestamptz, last_used_at timestamptz)
     language sql
     stable
     security definer
     set search_path = pg_catalog, pg_temp
 begin atomic
-    select k.prefix, k.name, k.workspace_id, k.role, k.created_at, k.expires_at, k.revoked_at
+    select k.prefix, k.name, k.workspace_id, k.role, k.created_at, k.expires_at, k.revoked_at, r.last_used_at
     from audit.api_key k
+    left join audit.reading r on r.workspace_id = k.workspace_id and r.reader_id = k.prefix
+    where starts_with(k.prefix, list_keys.beginning)
     order by k.created_at, k.prefix;
 end;
-comment on function audit.list_keys() is 'All keys without their digests, oldest first.';
+comment on function audit.list_keys(text) is
+    'The keys whose prefix begins so, without their digests, oldest first; last_used_at to five minutes, null when never.';

@@ -92,14 +92,31 @@ begin
         where c.oid = relation and (r.rolcanlogin or r.rolsuper);
     end loop;
 
-    for missing in
-        select expected.name
-        from unnest(array['audit_follow_ddl', 'audit_follow_drop', 'audit_follow_partitions']) expected(name)
+    return query
+    select 'bypass'::text, 'day_detached'::text, format('audit.%I', c.relname),
+           'Retention keeps this day, but it is no part of the log: its entries are not seen.'::text,
+           format('as superuser: alter table audit.%s attach partition audit.%I for values from (…) to (…)', split_part(c.relname, '_', 1), c.relname)
+    from pg_class c
+    where c.relnamespace = 'audit'::regnamespace and c.relkind = 'r'
+      and (not c.relispartition or exists (select from pg_inherits i where i.inhrelid = c.oid and i.inhdetachpending))
+      and c.relname ~ '^(entry|change)_([0-9]{8}|beyond)$'
+      and (c.relname like '%beyond'
+           or to_date(right(c.relname, 8), 'YYYYMMDD') >= audit.utc_day(clock_timestamp()) - (select retention_days from audit.upkeep));
+
+    for missing, path in
+        select expected.name, expected.consequence
+        from (values
+            ('audit_follow_ddl', 'after DDL capture goes on more slowly until upkeep compiles it anew'),
+            ('audit_follow_drop', 'a dropped table keeps its settings'),
+            ('audit_follow_partitions', 'new partitions are not tracked'),
+            ('audit_guard_alteration', 'the owner of the log can take its guards away'),
+            ('audit_guard_rewrite', 'the owner of the log can rewrite entries'),
+            ('audit_guard_drop', 'the owner of the log can drop its days')) expected(name, consequence)
         left join pg_event_trigger e on e.evtname = expected.name
         where e.evtenabled is distinct from 'A'
     loop
-        return query select 'warning', 'ddl_not_followed', missing,
-            'The event trigger is missing or not ENABLE ALWAYS: after DDL capture goes on more slowly until upkeep compiles it anew, and new partitions are not tracked.'::text,
+        return query select 'warning', case when missing like 'audit_guard%' then 'log_not_guarded' else 'ddl_not_followed' end,
+            missing, format('The event trigger is missing or not ENABLE ALWAYS: %s.', path),
             format('as superuser: alter event trigger %I enable always, or install again with a superuser', missing);
     end loop;
 end

@@ -3,12 +3,17 @@
 
 set search_path = pg_catalog, pg_temp;
 
--- Owners: everything belongs to audit_owner; compiled capture functions are given to audit_capture when they are made.
+-- Owners: everything belongs to audit_owner, save what holds him back, which stays with the superuser who installs: the guards,
+-- and the schema, whose owner could drop them. Compiled capture functions are given to audit_capture when they are made.
 do $owners$
 declare
     item record;
+    installer_is_superuser constant boolean := (select rolsuper from pg_catalog.pg_roles where rolname = current_user);
 begin
-    alter schema audit owner to audit_owner;
+    if not installer_is_superuser then
+        alter schema audit owner to audit_owner;
+    end if;
+    grant usage, create on schema audit to audit_owner with grant option;
     for item in
         select c.oid::regclass::text as name,
                case c.relkind when 'v' then 'view' when 'S' then 'sequence' else 'table' end as kind
@@ -23,11 +28,14 @@ begin
     for item in
         select p.oid::regprocedure::text as name
         from pg_catalog.pg_proc p where p.pronamespace = 'audit'::regnamespace
+          and not (p.proname in ('refuse_alteration', 'guard_alteration', 'guard_rewrite', 'guard_drop', 'admit_to_schema')
+                   and installer_is_superuser)
     loop
         execute format('alter function %s owner to audit_owner', item.name);
     end loop;
     alter type audit.actor_context owner to audit_owner;
     alter type audit.lookup owner to audit_owner;
+    alter type audit.reader owner to audit_owner;
 end
 $owners$;
 
@@ -36,7 +44,10 @@ revoke all on schema audit from public;
 revoke all on all tables in schema audit from public;
 revoke all on all sequences in schema audit from public;
 revoke all on all functions in schema audit from public;
-revoke all on type audit.actor_context, audit.lookup from public;
+revoke all on type audit.actor_context, audit.lookup, audit.reader from public;
+
+-- audit_owner: puts the refusal of alterations on new days, and lets the owners of tracked tables in.
+grant execute on function audit.refuse_alteration(), audit.admit_to_schema(name) to audit_owner;
 
 -- Row-level security: enabled, not forced (forced, capture itself would fail).
 alter table audit.entry enable row level security;
@@ -83,16 +94,21 @@ grant usage on type audit.lookup to audit_writer;
 grant usage on schema audit to audit_reader;
 grant select on audit.entry, audit.change, audit.timeline, audit.timeline_change to audit_reader;
 grant execute on function
-    audit.find_key(bytea), audit.retention_days(), audit.upkeep_is_late(), audit.entry_moment(uuid)
+    audit.find_key(text, bytea), audit.find_session(text, bytea), audit.open_session(text, bytea, text, bytea),
+    audit.close_session(text, bytea), audit.reading_is_noted(text, text), audit.note_reading(audit.reader),
+    audit.note_export(audit.reader, jsonb, bigint), audit.note_denied_write(audit.reader, text, text),
+    audit.retention_days(), audit.upkeep_is_late(), audit.entry_moment(uuid)
     to audit_reader;
+grant usage on type audit.reader to audit_reader;
 
 -- audit_dba: reads everything, partitions included (granted where they are made), save the digests of keys.
 grant usage on schema audit to audit_dba;
 grant select on audit.entry, audit.change, audit.timeline, audit.timeline_change, audit.day_partition,
-    audit.tracked_table, audit.upkeep, audit.schema_version, audit.floor to audit_dba;
+    audit.tracked_table, audit.upkeep, audit.reading, audit.schema_version, audit.floor to audit_dba;
 grant select (prefix, workspace_id, name, role, created_at, expires_at, revoked_at) on audit.api_key to audit_dba;
+grant select (prefix, key_prefix, opened_at, ends_at) on audit.page_session to audit_dba;
 grant execute on function
-    audit.check(), audit.upkeep_status(), audit.list_keys(), audit.retention_days(), audit.upkeep_is_late(), audit.entry_moment(uuid),
+    audit.check(), audit.upkeep_status(), audit.list_keys(text), audit.retention_days(), audit.upkeep_is_late(), audit.entry_moment(uuid),
     audit.day_start(date), audit.utc_day(timestamptz), audit.days_past_retention()
     to audit_dba;
 
@@ -103,5 +119,6 @@ grant execute on function
     audit.maintain(), audit.prepare_days(), audit.drop_day(text, jsonb), audit.count_day(text), audit.days_past_retention(), audit.note_upkeep(text),
     audit.follow_table(bigint, text), audit.check(), audit.upkeep_status(), audit.upkeep_is_late(), audit.retention_days(),
     audit.day_start(date), audit.utc_day(timestamptz),
-    audit.create_key(text, bytea, text, text, text, timestamptz), audit.revoke_key(text), audit.list_keys()
+    audit.create_key(text, bytea, text, text, text, timestamptz), audit.rotate_key(text, text, bytea, interval, timestamptz),
+    audit.revoke_key(text), audit.list_keys(text)
     to audit_maintainer;

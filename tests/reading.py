@@ -55,11 +55,26 @@ def add_key(
 
 
 def add_keys(db: psycopg.Connection[Any]) -> None:
-    """Store the four keys."""
+    """Store the four keys, with a session of the page for each."""
     add_key(db, ADMIN, "acme", "admin")
     add_key(db, AUDITOR, "acme", "auditor")
     add_key(db, MEMBER, "acme", "member")
     add_key(db, STRANGER, "globex", "admin")
+    for letter in "abms":
+        add_session(db, letter)
+
+
+def add_session(db: psycopg.Connection[Any], letter: str) -> None:
+    """Sign somebody in with the key of this letter; the cookie is made of the letter too."""
+    db.execute(
+        "insert into audit.page_session (prefix, digest, key_prefix, ends_at) values (%s, %s, %s, now() + '1 hour')",
+        [letter * 8, hashlib.sha256((letter * 43).encode()).digest(), letter * 8],
+    )
+
+
+def signed_in(letter: str) -> dict[str, str]:
+    """The header by which a browser is signed in with the key of this letter."""
+    return {"Cookie": f"daybook_session={letter * 43}"}
 
 
 def today(hours: float = 0, **time: int) -> datetime:

@@ -25,6 +25,7 @@ from tests.reading import (
     key_for,
     opened,
     shared_database,
+    signed_in,
     today,
     wait_for_a_waiting_read,
     wait_for_an_answer,
@@ -151,7 +152,7 @@ def test_the_scheme_is_read_in_any_case(api: Client) -> None:
 
 
 def test_a_cookie_is_no_credentials_for_the_api(api: Client) -> None:
-    answer = api.get(WORKSPACE, headers={"Cookie": f"daybook_key={key_for('a')}"})
+    answer = api.get(WORKSPACE, headers=signed_in("a"))
     assert (answer.status_code, answer.text) == (401, NO_CREDENTIALS)
 
 

@@ -83,10 +83,10 @@ def test_a_key_s_state_is_told(at: Database, db: Connection, capsys: pytest.Capt
     capsys.readouterr()
     main(["key", "list"])
     assert [line[10:] for line in capsys.readouterr().out.splitlines()] == [
-        "admin    acme  a  (valid)",
-        "admin    acme  b  (expired 2020-01-31 12:00)",
-        "admin    acme  c  (expires 2999-01-31 12:00)",
-        "admin    acme  d  (revoked)",
+        "admin    acme  a  (valid, never used)",
+        "admin    acme  b  (expired 2020-01-31 12:00, never used)",
+        "admin    acme  c  (expires 2999-01-31 12:00, never used)",
+        "admin    acme  d  (revoked, never used)",
     ]
 
 
@@ -94,7 +94,7 @@ def test_control_characters_in_names_are_listed_escaped(at: Database, capsys: py
     main(["key", "create", "--workspace", "a\tb", "--name", "x\n\x1b[31m\u202ey ä", "--role", "member"])
     capsys.readouterr()
     main(["key", "list"])
-    assert capsys.readouterr().out[10:] == "member   a\\tb  x\\n\\x1b[31m\\u202ey ä  (valid)\n"
+    assert capsys.readouterr().out[10:] == "member   a\\tb  x\\n\\x1b[31m\\u202ey ä  (valid, never used)\n"
 
 
 def test_no_keys_are_listed_as_nothing(at: Database, capsys: pytest.CaptureFixture[str]) -> None:
@@ -189,7 +189,7 @@ def test_a_key_that_could_not_be_printed_is_not_made(database: Database, db: Con
 def test_a_name_that_the_terminal_cannot_show_is_printed_escaped(database: Database, db: Connection) -> None:
     keys.create_key(db, "acme", "Ådas Schlüssel", "admin")
     code, printed, said = process(database.url(), "key", "list", PYTHONIOENCODING="ascii:strict")
-    assert (code, printed[10:], said) == (0, "admin    acme  \\xc5das Schl\\xfcssel  (valid)\n", "")
+    assert (code, printed[10:], said) == (0, "admin    acme  \\xc5das Schl\\xfcssel  (valid, never used)\n", "")
 
 
 # Wrong use and wrong settings: 2 and a sentence

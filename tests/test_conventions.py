@@ -76,15 +76,15 @@ def tracked(db: Connection) -> Connection:
             ),
         ),
         (
-            "everything belongs to audit_owner, compiled capture functions to audit_capture",
+            "everything belongs to audit_owner, capture functions to audit_capture, the owner's guards to neither",
             (
                 "select c.oid::regclass::text from pg_class c where c.relnamespace = 'audit'::regnamespace"
                 "   and c.relowner <> 'audit_owner'::regrole"
                 " union all select p.oid::regprocedure::text from pg_proc p where p.pronamespace"
                 " = 'audit'::regnamespace"
-                "   and p.proowner <> case when p.proname ~ '^capture_[0-9]+$' then"
-                " 'audit_capture' else 'audit_owner' end"
-                "   ::regrole"
+                "   and p.proowner <> case when p.proname ~ '^capture_[0-9]+$' then 'audit_capture'::regrole"
+                "     when p.proname ~ '^(guard_|refuse_alteration$|admit_to_schema$)' then 'postgres'::regrole"
+                "     else 'audit_owner'::regrole end"
             ),
         ),
         (

@@ -16,19 +16,20 @@ from tests.reading import (
     ADMIN,
     MEMBER,
     PAGE,
-    STRANGER,
     Client,
     add_changes,
     add_entry,
     add_key,
     add_keys,
+    add_session,
     key_for,
     opened,
+    signed_in,
     today,
 )
 
 Connection = psycopg.Connection[Any]
-SIGNED_IN = {"Cookie": f"daybook_key={ADMIN}"}
+SIGNED_IN = signed_in("a")
 
 
 @pytest.fixture
@@ -61,10 +62,15 @@ def test_who_is_not_signed_in_is_asked_to(web: Client) -> None:
     assert (answer.status_code, answer.headers["Location"]) == (303, "/settings/audit-log/sign-in?days=7&user=Ada")
 
 
-def test_signing_in_keeps_the_key_where_no_script_and_no_other_site_gets_it(web: Client) -> None:
+def test_signing_in_opens_a_session_that_no_script_and_no_other_site_gets(web: Client) -> None:
     answer = web.post(PAGE + "/sign-in", data={"key": f" {ADMIN}\n", "back": "days=7&user=Ada"})
     assert (answer.status_code, answer.headers["Location"]) == (303, "/settings/audit-log?days=7&user=Ada")
-    assert answer.headers["Set-Cookie"] == f"daybook_key={ADMIN}; HttpOnly; Path=/settings/audit-log; SameSite=Strict"
+    assert re.fullmatch(
+        r"daybook_session=[A-Za-z0-9_-]{43}; HttpOnly; Path=/settings/audit-log; SameSite=Strict",
+        answer.headers["Set-Cookie"],
+    )
+    web.cookies.clear()
+    assert web.get(PAGE, headers={"Cookie": answer.headers["Set-Cookie"].partition(";")[0]}).status_code == 200
 
 
 def test_the_cookie_is_for_https_alone_where_the_page_is(database: Database, db: Connection) -> None:
@@ -93,7 +99,7 @@ def test_a_member_is_told_that_his_role_does_not_read(web: Client) -> None:
 
 
 def test_a_member_s_cookie_does_not_read_either(web: Client) -> None:
-    answer = web.get(PAGE, headers={"Cookie": f"daybook_key={MEMBER}"})
+    answer = web.get(PAGE, headers=signed_in("m"))
     assert answer.status_code == 403
     assert "Not allowed This key's role may not read the audit log." in words(answer.text)
 
@@ -103,10 +109,66 @@ def test_a_revoked_key_is_signed_out_with_the_next_request(web: Client, db: Conn
     assert web.get(PAGE, headers=SIGNED_IN).headers["Location"] == "/settings/audit-log/sign-in"
 
 
-def test_signing_out_forgets_the_key(web: Client) -> None:
+def test_an_expired_key_ends_its_sessions(web: Client, db: Connection) -> None:
+    db.execute("update audit.api_key set expires_at = now() where prefix = 'aaaaaaaa'")
+    assert web.get(PAGE, headers=SIGNED_IN).headers["Location"] == "/settings/audit-log/sign-in"
+
+
+def test_a_session_ends_by_itself(web: Client, db: Connection) -> None:
+    assert web.get(PAGE, headers=SIGNED_IN).status_code == 200
+    db.execute("update audit.page_session set ends_at = now()")
+    assert web.get(PAGE, headers=SIGNED_IN).headers["Location"] == "/settings/audit-log/sign-in"
+
+
+def test_a_session_of_the_page_is_no_key_and_a_key_no_session(web: Client) -> None:
+    as_bearer = web.get("/api/v1/notification/workspace/", headers={"Authorization": "Bearer " + "a" * 43})
+    as_cookie = web.get(PAGE, headers={"Cookie": f"daybook_session={ADMIN}"})
+    assert (as_bearer.status_code, as_cookie.status_code) == (401, 303)
+
+
+def test_a_key_has_twenty_sessions_at_most(web: Client, db: Connection) -> None:
+    for _ in range(21):
+        web.post(PAGE + "/sign-in", data={"key": ADMIN})
+    assert db.execute("select count(*) from audit.page_session where key_prefix = 'aaaaaaaa'").fetchall() == [(20,)]
+    assert web.get(PAGE, headers=SIGNED_IN).status_code == 303
+
+
+def test_a_session_lasts_twelve_hours_and_never_longer_than_its_key(web: Client, db: Connection) -> None:
+    web.post(PAGE + "/sign-in", data={"key": ADMIN})
+    db.execute("update audit.api_key set expires_at = now() + '1 hour' where prefix = 'aaaaaaaa'")
+    web.post(PAGE + "/sign-in", data={"key": ADMIN})
+    lasting = "select round(extract(epoch from ends_at - opened_at) / 3600)::integer from audit.page_session"
+    assert db.execute(
+        f"{lasting} where key_prefix = 'aaaaaaaa' order by opened_at desc limit 2".encode()
+    ).fetchall() == [
+        (1,),
+        (12,),
+    ]
+
+
+def test_the_database_knows_a_session_by_its_digest_alone(web: Client, db: Connection) -> None:
+    answer = web.post(PAGE + "/sign-in", data={"key": ADMIN})
+    session = answer.headers["Set-Cookie"][16:59]
+    stored = str(db.execute("select * from audit.page_session").fetchall())
+    assert (session[:8] in stored, session in stored, ADMIN in stored) == (True, False, False)
+
+
+def test_signing_out_ends_the_session_in_the_database_too(web: Client) -> None:
+    web.post(PAGE + "/sign-out", headers=SIGNED_IN)
+    assert web.get(PAGE, headers=SIGNED_IN).headers["Location"] == "/settings/audit-log/sign-in"
+
+
+@pytest.mark.parametrize("session", ["", "x", "a" * 42, "daybook_" + "a" * 43, "a" * 8 + "b" * 35])
+def test_who_signs_out_without_a_session_is_signed_out(web: Client, session: str) -> None:
+    answer = web.post(PAGE + "/sign-out", headers={"Cookie": f"daybook_session={session}"})
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/settings/audit-log/sign-in")
+    assert web.get(PAGE, headers=SIGNED_IN).status_code == 200
+
+
+def test_signing_out_forgets_the_session(web: Client) -> None:
     answer = web.post(PAGE + "/sign-out", headers=SIGNED_IN)
     assert (answer.status_code, answer.headers["Location"]) == (303, "/settings/audit-log/sign-in")
-    assert answer.headers["Set-Cookie"].startswith('daybook_key=""; HttpOnly; Max-Age=0; Path=/settings/audit-log;')
+    assert answer.headers["Set-Cookie"].startswith('daybook_session=""; HttpOnly; Max-Age=0; Path=/settings/audit-log;')
 
 
 @pytest.mark.parametrize(
@@ -218,7 +280,7 @@ def test_a_truncate_says_that_no_rows_were_kept(web: Client, db: Connection, row
 
 def test_an_entry_of_another_workspace_is_not_found(web: Client, db: Connection) -> None:
     entry = add_entry(db)
-    answer = web.get(f"{PAGE}/entry/{entry}", headers={"Cookie": f"daybook_key={STRANGER}"})
+    answer = web.get(f"{PAGE}/entry/{entry}", headers=signed_in("s"))
     assert (answer.status_code, "There is no such entry" in words(answer.text)) == (404, True)
 
 
@@ -332,8 +394,8 @@ def test_markup_in_the_log_is_text_on_the_page(web: Client, db: Connection) -> N
         after={HOSTILE: {HOSTILE: [HOSTILE]}},
         context={"reason": HOSTILE, "subject": {"id": HOSTILE, "name": HOSTILE}},
     )
-    signed_in = {"Cookie": f"daybook_key={key_for('h')}"}
-    pages = web.get(PAGE, headers=signed_in).text + web.get(f"{PAGE}/entry/{entry}", headers=signed_in).text
+    add_session(db, "h")
+    pages = web.get(PAGE, headers=signed_in("h")).text + web.get(f"{PAGE}/entry/{entry}", headers=signed_in("h")).text
     assert "&lt;img src=x onerror=alert(1)&gt;" in pages
     assert re.findall(r"<img|<b>", pages) == []
 

@@ -31,7 +31,7 @@ def document(db: Connection) -> Connection:
         "delete from audit.entry",
         "select audit.maintain()",
         "select audit.write_event('log_viewed', 'x', null, null)",
-        "select audit.find_key('x')",
+        "select audit.find_key('x', 'x')",
         "select audit.create_key('x', 'x', 'x', 'x', 'admin')",
         "select audit.compile_tracking(1, 'document'::regclass)",
         "select audit.follow_table(1, 'x')",

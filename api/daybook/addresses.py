@@ -63,6 +63,22 @@ def base_url(settings: Settings, scheme: str, headers: Headers, client: str | No
     return f"{scheme}://{host}"
 
 
+def client_address(settings: Settings, headers: Headers, client: str | None) -> str | None:
+    """The address that a request was sent from: the connection's own, or what trusted proxies say in X-Forwarded-For.
+
+    Each proxy appends the address that it was reached from, so the last one that is no trusted proxy counts. None when
+    the connection has no address.
+    """
+    hops = [part.strip() for name, value in headers if name.lower() == b"x-forwarded-for" for part in value.split(b",")]
+    address = client
+    while address is not None and _trusted(settings, address) and hops:
+        address = hops.pop().decode("latin-1")
+    try:
+        return str(ip_address(address or ""))
+    except ValueError:
+        return None
+
+
 def _host(value: bytes) -> str | None:
     text = value.decode("latin-1")
     return text if _HOST.fullmatch(text) else None

@@ -23,7 +23,9 @@ from litestar.di import Provide
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from . import page, routes
+from .authentication import Authentication, Authenticator
 from .database import Database
+from .denials import Denials
 from .front import EXCEPTION_HANDLERS, App
 from .openapi import complete, describe
 from .settings import Settings
@@ -35,8 +37,12 @@ class StartError(Exception):
     """The app cannot start as it is set up; the text is a sentence."""
 
 
-def create_app(settings: Settings) -> Litestar:
-    """The application; it connects when it starts, and answers 503 while the database is not there."""
+def create_app(settings: Settings, authenticator: Authenticator | None = None) -> Litestar:
+    """The application; it connects when it starts, and answers 503 while the database is not there.
+
+    `authenticator` is a host application's own word on who asks, heard before the log's keys; None takes that of the
+    settings.
+    """
     database = Database(
         settings.conninfo,
         pool_size=settings.pool_size,
@@ -44,18 +50,23 @@ def create_app(settings: Settings) -> Litestar:
         statement_timeout=settings.statement_timeout,
     )
 
+    authentication = Authentication(database, authenticator or settings.authenticator)
+    denials = Denials(database, authentication, lambda scope: routes.visitor_of(scope, settings))
+
     @asynccontextmanager
     async def connected(_: Litestar) -> AsyncIterator[None]:
         await database.open()
         try:
             yield
         finally:
+            await denials.close()
             await database.close()
 
     app = App(
         [routes.make_router(), page.make_router()],
         dependencies={
             "database": Provide(lambda: database, sync_to_thread=False),
+            "authentication": Provide(lambda: authentication, sync_to_thread=False),
             "settings": Provide(lambda: settings, sync_to_thread=False),
         },
         lifespan=[connected],
@@ -66,6 +77,7 @@ def create_app(settings: Settings) -> Litestar:
         debug=False,
         pdb_on_exception=False,
     )
+    app.on_denied = denials.note
     complete(app.openapi_schema)
     return app
 
@@ -117,7 +129,7 @@ def check_database(settings: Settings) -> None:
             login = connection.info.user
             superuser = connection.info.parameter_status("is_superuser")
             connection.execute("set local role audit_reader")
-            connection.execute("select from audit.find_key(''), audit.retention_days()")
+            connection.execute("select from audit.find_key('', ''), audit.retention_days()")
     except (psycopg.errors.InsufficientPrivilege, psycopg.errors.InvalidParameterValue) as error:
         raise StartError(
             f'The database login cannot read the log: {error.diag.message_primary}. Run "daybook migrate" if the '

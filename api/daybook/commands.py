@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from traceback import extract_tb
 
@@ -25,6 +25,8 @@ import psycopg
 from daybook import __version__
 
 from . import keys, upkeep
+from .credentials import PREFIX_LENGTH
+from .database import connect
 from .postgres import UNREACHABLE as UNREACHABLE_STATES
 from .postgres import PostgresError
 from .settings import SettingError, Settings
@@ -140,14 +142,29 @@ def build_parser() -> argparse.ArgumentParser:
     state = _command(commands, "status", _status, "tell how upkeep and tracking stand; exit code 1: not well")
     state.add_argument("--json", action="store_true", help="print it as JSON")
 
-    key = commands.add_parser("key", help="make, list and revoke keys of the REST app")
+    key = commands.add_parser("key", help="make, rotate, list and revoke keys of the REST app")
     key_commands = key.add_subparsers(metavar="COMMAND", required=True)
     create = _command(key_commands, "create", _key_create, "make a key and print it")
     create.add_argument("--workspace", required=True, type=_workspace, help="the workspace that it reads")
     create.add_argument("--name", required=True, type=_name, help="what it is for, or whose it is")
     create.add_argument("--role", required=True, choices=keys.ROLES, help="admin and auditor read, member does not")
     create.add_argument("--expires", metavar="WHEN", type=_expiry, help="2027-01-31, 90d or 12h (never)")
+    rotate = _command(key_commands, "rotate", _key_rotate, "make a key that takes another's place, and print it")
+    rotate.add_argument(
+        "prefix", type=_prefix, metavar="PREFIX", help="the old key's first 8 characters after daybook_"
+    )
+    rotate.add_argument(
+        "--overlap",
+        metavar="SPAN",
+        type=_overlap,
+        default=timedelta(hours=24),
+        help="how long both are valid: 24h (the default), 7d, 30min, or 0 to end the old one at once",
+    )
+    rotate.add_argument(
+        "--expires", metavar="WHEN", type=_expiry, help="2027-01-31, 90d or 12h (as long as the old one)"
+    )
     listing = _command(key_commands, "list", _key_list, "list the keys")
+    listing.add_argument("beginning", nargs="?", default="", metavar="PREFIX", help="those whose prefix begins so")
     listing.add_argument("--json", action="store_true", help="print them as JSON")
     revoke = _command(key_commands, "revoke", _key_revoke, "revoke a key from the next request on")
     revoke.add_argument("prefix", type=_prefix, metavar="PREFIX", help="its first 8 characters after daybook_")
@@ -271,22 +288,39 @@ def _finding_lines(findings: Sequence[upkeep.Finding], margin: str) -> Iterator[
 
 def _key_create(options: argparse.Namespace) -> int:
     # Printed within the transaction: a key that nobody could read is not made.
-    with psycopg.connect(_settings().conninfo) as connection, connection.transaction():
+    with connect(_settings().conninfo) as connection, connection.transaction():
         _print(keys.create_key(connection, options.workspace, options.name, options.role, options.expires))
     _tell("this is the only time that the key is shown")
     return DONE
 
 
+def _key_rotate(options: argparse.Namespace) -> int:
+    with connect(_settings().conninfo) as connection, connection.transaction():
+        rotated = keys.rotate_key(connection, options.prefix, options.overlap, options.expires)
+        if rotated is None:
+            return _complain(f"there is no valid key {options.prefix}; daybook key list shows them", WRONG_USE)
+        _print(rotated.key)
+    old_until = _until(rotated.old_key_ends_at) if options.overlap else "no longer"
+    _tell(f"key {options.prefix} is valid {old_until}; the new one {_until(rotated.new_key_ends_at)}")
+    _tell("this is the only time that the key is shown")
+    return DONE
+
+
+def _until(moment: datetime | None) -> str:
+    return f"until {moment:%Y-%m-%d %H:%M} UTC" if moment else "for ever"
+
+
 def _key_list(options: argparse.Namespace) -> int:
-    with psycopg.connect(_settings().conninfo) as connection:
-        rows = keys.list_keys(connection)
+    with connect(_settings().conninfo) as connection:
+        rows = keys.list_keys(connection, options.beginning.removeprefix(keys.MARK)[:PREFIX_LENGTH])
     if options.json:
         _print(json.dumps([{**row._asdict()} for row in rows], default=lambda moment: moment.isoformat()))
         return DONE
     now = datetime.now(UTC)
     _print(
         *(
-            f"{row.prefix}  {row.role:<8} {_escaped(row.workspace_id)}  {_escaped(row.name)}  ({_key_state(row, now)})"
+            f"{row.prefix}  {row.role:<8} {_escaped(row.workspace_id)}  {_escaped(row.name)}"
+            f"  ({_key_state(row, now)}, {_key_use(row)})"
             for row in rows
         )
     )
@@ -301,13 +335,17 @@ def _key_state(key: keys.Key, now: datetime) -> str:
     return f"{'expired' if key.expires_at <= now else 'expires'} {key.expires_at:%Y-%m-%d %H:%M}"
 
 
+def _key_use(key: keys.Key) -> str:
+    return f"used {key.last_used_at:%Y-%m-%d %H:%M}" if key.last_used_at else "never used"
+
+
 def _escaped(text: str) -> str:
     """A text for one line of a terminal: what is no printable character is written as Python would."""
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in text)
 
 
 def _key_revoke(options: argparse.Namespace) -> int:
-    with psycopg.connect(_settings().conninfo) as connection:
+    with connect(_settings().conninfo) as connection:
         if not keys.revoke_key(connection, options.prefix):
             return _complain(f"there is no valid key {options.prefix}; daybook key list shows them", WRONG_USE)
     _tell(f"key {options.prefix} is revoked")
@@ -333,6 +371,13 @@ def _span(text: str) -> float:
     if seconds <= 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no span of time such as 1s, 500ms, 5min or 1h")
     return seconds
+
+
+def _overlap(text: str) -> timedelta:
+    span = re.fullmatch(r"([0-9]{1,5})(min|h|d)|0", text)
+    if span is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no span of time such as 24h, 7d or 30min, or 0")
+    return timedelta(minutes=int(span[1] or 0) * {"min": 1, "h": 60, "d": 1440}[span[2] or "min"])
 
 
 def _text(text: str) -> str:

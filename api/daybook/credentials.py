@@ -1,35 +1,60 @@
-"""Credentials are the API keys as requests carry them, and the reader that a valid one stands for.
+"""Credentials are the secrets as requests carry them: API keys and sessions of the page, and the reader one stands for.
 
-A key is never logged or stored: only its SHA-256 leaves this module.
+A secret is never logged or stored: only its prefix and its SHA-256 leave this module.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from .errors import NotAuthenticated, PermissionDenied
 
 READING_ROLES = frozenset({"admin", "auditor"})
 NO_TOKEN = "Invalid token header. No credentials provided."
 INVALID_TOKEN = "Invalid token."
+PREFIX_LENGTH = 8
 
-_KEY = re.compile(r"daybook_[A-Za-z0-9_-]{43}", re.ASCII)
+_SECRET = r"[A-Za-z0-9_-]{43}"
+_KEY = re.compile(f"daybook_{_SECRET}", re.ASCII)
+_SESSION = re.compile(_SECRET, re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
+class Secret(NamedTuple):
+    """What the database knows of a key or session: its first 8 characters, which are no secret, and its SHA-256."""
+
+    prefix: str
+    digest: bytes
+
+
+class Visitor(NamedTuple):
+    """Where a request comes from: the client's address and user agent as an entry keeps them. None: unknown."""
+
+    address: str | None
+    user_agent: str | None
+
+
+@dataclass(slots=True)
 class Reader:
-    """Who reads: what a valid key says, and by the database's clock from when on."""
+    """Who reads: what a valid key says, and by the database's clock from when on.
 
-    key_prefix: str
-    key_name: str
+    `id` is the key's prefix, or what another authenticator gave; `is_noted`: reading needs no note before its answer.
+    """
+
+    id: str
+    name: str
+    type: str
     workspace_id: str
     role: str
     retention_days: int
     moment: datetime
+    is_noted: bool
+    visitor: Visitor
 
     def since(self, days: int) -> datetime:
         """The first moment of the last so many times 24 hours, never before retention."""
@@ -62,8 +87,20 @@ def bearer_key(headers: Iterable[tuple[bytes, bytes]]) -> str:
     return words[1]
 
 
-def key_digest(key: str) -> bytes:
-    """The SHA-256 under which a key is stored. Raises NotAuthenticated for what cannot be a key."""
+def key_secret(key: str) -> Secret:
+    """What the database knows of a key. Raises NotAuthenticated for what cannot be one."""
     if not _KEY.fullmatch(key):
         raise NotAuthenticated(INVALID_TOKEN)
-    return hashlib.sha256(key.encode("ascii")).digest()
+    return Secret(key[8 : 8 + PREFIX_LENGTH], hashlib.sha256(key.encode("ascii")).digest())
+
+
+def session_secret(session: str) -> Secret:
+    """What the database knows of a session of the page. Raises NotAuthenticated for what cannot be one."""
+    if not _SESSION.fullmatch(session):
+        raise NotAuthenticated
+    return Secret(session[:PREFIX_LENGTH], hashlib.sha256(session.encode("ascii")).digest())
+
+
+def new_session() -> str:
+    """A new session's secret: 43 characters base64url, 256 random bits."""
+    return secrets.token_urlsafe(32)

@@ -1,4 +1,4 @@
-"""Database is the app's pool and the one way to read through it: read-only, as audit_reader, bounded in time.
+"""Database is the app's pool and the ways through it, both as audit_reader and bounded in time: reading and noting.
 
 It holds no query on the log; those stand in queries.py.
 """
@@ -26,13 +26,28 @@ Connection = AsyncConnection[Row]
 
 logger = logging.getLogger("daybook")
 
-# A generic plan locks and plans every day partition; a custom one the few that the time bound leaves.
-_BEGIN_READING = """
+# What a name means must not depend on who may create functions where the login looks for them. A generic plan locks and
+# plans every day partition; a custom one the few that the time bound leaves.
+_BEGIN = """
 select set_config('role', 'audit_reader', true),
+       set_config('search_path', 'pg_catalog, pg_temp', true),
        set_config('audit.reader_workspace', %(workspace_id)s, true),
        set_config('statement_timeout', %(milliseconds)s, true),
        set_config('plan_cache_mode', 'force_custom_plan', true)
 """
+
+
+def connect(conninfo: str, *, autocommit: bool = False) -> psycopg.Connection[tuple[Any, ...]]:
+    """A connection for a command, in which a name means what it means to PostgreSQL, whoever may create functions.
+
+    Raises psycopg.OperationalError when the database cannot be reached.
+    """
+    connection = psycopg.connect(conninfo, autocommit=autocommit)
+    # For the transaction where there is one: a pooler would keep what holds for the session.
+    connection.execute(
+        "select pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', %s::pg_catalog.bool)", [not autocommit]
+    )
+    return connection
 
 
 class Unspeakable(Refusal):
@@ -88,22 +103,49 @@ class Database:
         Statements are sent in pipeline mode, so reading costs a round trip for each result that is waited for.
         Raises Unreadable when there is no connection in time, the read takes too long, or the database is lost.
         """
-        values = {"workspace_id": workspace_id or "", "milliseconds": str(round(self.statement_timeout * 1000))}
         try:
-            # The server cancels a slow statement; the outer bound is for a server that does not answer at all.
-            async with (
-                asyncio.timeout(self.patience + self.statement_timeout + 5),
-                self._pool.connection() as connection,
-                connection.pipeline(),
-                connection.transaction(),
-            ):
-                await connection.execute(_BEGIN_READING, values)
+            async with self._connection() as connection, connection.transaction():
+                await connection.execute(_BEGIN, self._values(workspace_id))
                 yield connection
         except psycopg.errors.UntranslatableCharacter:
             raise Unspeakable from None
         except (psycopg.OperationalError, psycopg.InterfaceError, TimeoutError) as error:
-            logger.warning("reading failed: %s %s", type(error).__name__, getattr(error, "sqlstate", None) or "")
-            raise Unreadable from error
+            raise _unreadable("reading", error) from error
+
+    @asynccontextmanager
+    async def noting(self) -> AsyncIterator[Connection]:
+        """One transaction of its own in which the log's functions note something; committed when the block ends.
+
+        Raises Unreadable when anything in it fails: what is not noted is not read.
+        """
+        try:
+            async with self._connection() as connection:
+                # Not connection.transaction(), whose characteristics are those of reading.
+                await connection.execute("begin isolation level read committed read write")
+                await connection.execute(_BEGIN, self._values(None))
+                yield connection
+                await connection.execute("commit")
+        except (psycopg.Error, TimeoutError) as error:
+            raise _unreadable("noting", error) from error
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Connection]:
+        # The server cancels a slow statement; the outer bound is for a server that does not answer at all.
+        async with (
+            asyncio.timeout(self.patience + self.statement_timeout + 5),
+            self._pool.connection() as connection,
+            connection.pipeline(),
+        ):
+            yield connection
+
+    def _values(self, workspace_id: str | None) -> dict[str, str]:
+        return {"workspace_id": workspace_id or "", "milliseconds": str(round(self.statement_timeout * 1000))}
+
+
+def _unreadable(what: str, error: Exception) -> Unreadable:
+    # Never the error's own text: it may repeat a value.
+    logger.warning("%s failed: %s %s", what, type(error).__name__, getattr(error, "sqlstate", None) or "")
+    return Unreadable()
 
 
 async def _configure(connection: Connection) -> None:

@@ -4,6 +4,7 @@ It reads neither the database nor a request's body.
 """
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -30,23 +31,33 @@ logger = logging.getLogger("daybook")
 
 
 class App(Litestar):
-    """Litestar behind the front."""
+    """Litestar behind the front; `on_denied` is told of each refused write, after its answer."""
+
+    on_denied: Callable[[HTTPScope], None] | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """ASGI: requests go through the front, everything else (lifespan) straight on."""
         if scope["type"] == "http":
-            await front(super().__call__, scope, receive, send)
+            await front(super().__call__, scope, receive, send, self.on_denied)
         else:
             await super().__call__(scope, receive, send)
 
 
-async def front(app: ASGIApp, scope: HTTPScope, receive: Receive, send: Send) -> None:
+async def front(
+    app: ASGIApp,
+    scope: HTTPScope,
+    receive: Receive,
+    send: Send,
+    on_denied: Callable[[HTTPScope], None] | None = None,
+) -> None:
     """Answer what needs no route, and shape the rest: HEAD is GET without its body, OPTIONS is 200."""
     method: str = scope["method"]
     # Routes are found with doubled slashes too: what is refused must be recognised the same way.
     path = "/" + "/".join(part for part in scope["path"].split("/") if part)
     if method in WRITING_METHODS and (path == READ_ONLY or path.startswith(READ_ONLY + "/")):
         await _refuse(PermissionDenied(), send, allow=READING_METHODS)
+        if on_denied is not None:
+            on_denied(scope)
     elif len(scope["query_string"]) > LONGEST_QUERY:
         await _refuse(TooLong(), send)
     elif (path == "/schema" or path.startswith("/schema/")) and path != SCHEMA:

@@ -5,22 +5,23 @@ It must not decide who may read: the app asks the database for a key's role and 
 
 from __future__ import annotations
 
-import hashlib
 import re
 import secrets
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
 from psycopg import Connection, DataError
 from psycopg.abc import Buffer
 from psycopg.errors import UniqueViolation
-from psycopg.rows import class_row
+from psycopg.rows import class_row, tuple_row
 from psycopg.types.datetime import TimestamptzLoader
+
+from .credentials import PREFIX_LENGTH, key_secret
 
 MARK = "daybook_"
 Role = Literal["admin", "auditor", "member"]
 ROLES: tuple[Role, ...] = ("admin", "auditor", "member")
-PREFIX_LENGTH = 8
 KEY_LENGTH = 43
 
 _TYPED = re.compile(rf"(?:{MARK})?([A-Za-z0-9_-]{{{PREFIX_LENGTH}}})", re.ASCII)
@@ -39,11 +40,15 @@ class Key(NamedTuple):
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    last_used_at: datetime | None
 
 
-def digest(key: str) -> bytes:
-    """Return the SHA-256 under which the database knows a key."""
-    return hashlib.sha256(key.encode()).digest()
+class Rotated(NamedTuple):
+    """A key that takes another's place: the key itself, and when the old and the new one end; None: never."""
+
+    key: str
+    old_key_ends_at: datetime | None
+    new_key_ends_at: datetime | None
 
 
 def create_key(
@@ -53,22 +58,43 @@ def create_key(
 
     Raises psycopg.errors.CheckViolation for an empty workspace or name.
     """
+    values = {"workspace": workspace, "name": name, "role": role, "expires": expires}
+    query = "select audit.create_key(%(prefix)s, %(digest)s, %(workspace)s, %(name)s, %(role)s, %(expires)s)"
+    return _store_new(connection, query, values)[0]
+
+
+def rotate_key(
+    connection: Connection[Any], prefix: str, overlap: timedelta, expires: datetime | None = None
+) -> Rotated | None:
+    """Make a key that takes the place of the one with this prefix; both are valid for the overlap.
+
+    The new key is of the same workspace, name and role; without `expires` it is valid as long as the old one was made
+    for. None when there is no such valid key.
+    """
+    values = {"old": prefix, "overlap": overlap, "expires": expires}
+    query = "select * from audit.rotate_key(%(old)s, %(prefix)s, %(digest)s, %(overlap)s, %(expires)s)"
+    key, row = _store_new(connection, query, values)
+    return Rotated(key, *row) if row else None
+
+
+def _store_new(
+    connection: Connection[Any], query: str, values: Mapping[str, object]
+) -> tuple[str, tuple[Any, ...] | None]:
+    """Make a key and store it by this query, which takes its prefix and digest; return it with the query's row."""
+    cursor = connection.cursor(row_factory=tuple_row)
+    cursor.adapters.register_loader("timestamptz", _MomentLoader)
     while True:
         key = MARK + secrets.token_urlsafe(32)
-        prefix = key[len(MARK) :][:PREFIX_LENGTH]
-        if prefix.startswith("-"):
+        if key[len(MARK)] == "-":
             # Whoever revokes it types the prefix: it must not look like an option.
             continue
         try:
             with connection.transaction():
-                connection.execute(
-                    "select audit.create_key(%s, %s, %s, %s, %s, %s)",
-                    [prefix, digest(key), workspace, name, role, expires],
-                )
+                cursor.execute(query.encode(), {**values, **key_secret(key)._asdict()})
         except UniqueViolation:
             # Another key begins with the same 48 bits.
             continue
-        return key
+        return key, cursor.fetchone()
 
 
 def revoke_key(connection: Connection[Any], prefix: str) -> bool:
@@ -77,11 +103,11 @@ def revoke_key(connection: Connection[Any], prefix: str) -> bool:
     return bool(row and row[0])
 
 
-def list_keys(connection: Connection[Any]) -> list[Key]:
-    """Return all keys, oldest first, their moments in UTC."""
+def list_keys(connection: Connection[Any], beginning: str = "") -> list[Key]:
+    """Return the keys whose prefix begins so, oldest first, their moments in UTC; `last_used_at` to five minutes."""
     cursor = connection.cursor(row_factory=class_row(Key))
     cursor.adapters.register_loader("timestamptz", _MomentLoader)
-    return cursor.execute("select * from audit.list_keys()").fetchall()
+    return cursor.execute("select * from audit.list_keys(%s)", [beginning]).fetchall()
 
 
 class _MomentLoader(TimestamptzLoader):

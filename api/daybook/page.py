@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import jinja2
 from litestar import Request, Response, Router, get, post
 from litestar.datastructures import Cookie
+from litestar.di import Provide
 from litestar.enums import MediaType
 from litestar.exceptions import HTTPException
 from litestar.params import Parameter
@@ -25,7 +26,7 @@ from .credentials import Reader
 from .errors import InvalidPage, NotAuthenticated, NotFound, PermissionDenied, Refusal, Unreadable, WrongParameters
 from .front import answer_http_exception, answer_unexpected
 from .parameters import Form, Listing, event_filters, parse_days, parse_page, parse_page_size
-from .routes import AnyRequest, TheDatabase, TheSettings, asked_by, authenticate
+from .routes import AnyRequest, TheAuthentication, TheDatabase, TheReader, TheSettings, asked_by, visitor_of
 from .sentences import LOG_TYPES, by_day, show, write_line, write_row
 from .settings import Settings
 
@@ -33,8 +34,8 @@ PATH = "/settings/audit-log"
 SIGN_IN = PATH + "/sign-in"
 SIGN_OUT = PATH + "/sign-out"
 STYLE = PATH + "/daybook.css"
-# The key itself, as the browser got it: it is checked on each request, so that revoking it ends the session.
-COOKIE = "daybook_key"
+# A secret of its own, which opens nothing but the page; it is checked on each request, and ends with its key.
+COOKIE = "daybook_session"
 PERIODS = {"1": "Last 24 hours", "7": "Last 7 days", "30": "Last 30 days", "90": "Last 90 days"}
 LONGEST_FORM = 4096
 
@@ -91,11 +92,10 @@ def _redirect(settings: Settings, path: str, query: str = "") -> Response[bytes]
     return Response(b"", status_code=303, headers={**HEADERS, "Location": location}, media_type=MediaType.HTML)
 
 
-async def _reader(request: AnyRequest, database: TheDatabase) -> Reader:
-    key = request.cookies.get(COOKIE)
-    if not key:
-        raise NotAuthenticated
-    return await authenticate(database, key)
+async def provide_page_reader(request: AnyRequest, authentication: TheAuthentication, settings: TheSettings) -> Reader:
+    """The reader that a request of the page comes from. Raises NotAuthenticated, then PermissionDenied."""
+    visitor = visitor_of(request.scope, settings)
+    return await authentication.page_reader(request.scope["headers"], request.cookies.get(COOKIE, ""), visitor)
 
 
 def parse_page_listing(query: Pairs, reader: Reader) -> Listing:
@@ -128,10 +128,11 @@ def _filters(query: Pairs) -> dict[str, str]:
 
 
 @get(PATH, include_in_schema=False)
-async def show_timeline(request: AnyRequest, database: TheDatabase, settings: TheSettings) -> Response[bytes]:
+async def show_timeline(
+    request: AnyRequest, reader: TheReader, database: TheDatabase, settings: TheSettings
+) -> Response[bytes]:
     """The timeline, filtered and paged by its address."""
     query = parse_query(request.scope["query_string"])
-    reader = await _reader(request, database)
     shown: dict[str, Any] = {
         "reader": reader,
         "filters": _filters(query),
@@ -159,11 +160,14 @@ async def show_timeline(request: AnyRequest, database: TheDatabase, settings: Th
 
 @get(PATH + "/entry/{entry_id:str}", include_in_schema=False)
 async def show_entry(
-    request: AnyRequest, database: TheDatabase, settings: TheSettings, entry_id: Annotated[str, Parameter()]
+    request: AnyRequest,
+    reader: TheReader,
+    database: TheDatabase,
+    settings: TheSettings,
+    entry_id: Annotated[str, Parameter()],
 ) -> Response[bytes]:
     """One entry with a page of its rows."""
     query = parse_query(request.scope["query_string"])
-    reader = await _reader(request, database)
     entry = await queries.find_entry(database, reader, entry_id, for_page=True)
     page, page_size = parse_page(query), parse_page_size(query)
     found = await queries.find_changes(database, reader, entry, page, page_size, for_page=True)
@@ -187,13 +191,13 @@ async def show_sign_in(request: AnyRequest, settings: TheSettings) -> Response[b
 
 
 @post(SIGN_IN, include_in_schema=False, request_max_body_size=LONGEST_FORM)
-async def sign_in(request: AnyRequest, database: TheDatabase, settings: TheSettings) -> Response[bytes]:
-    """Check the key and keep it in a cookie that no script reads and no other site sends."""
+async def sign_in(request: AnyRequest, authentication: TheAuthentication, settings: TheSettings) -> Response[bytes]:
+    """Open a session with the key and keep it in a cookie that no script reads and no other site sends."""
     _require_same_site(request, settings)
     form = dict(parse_query(await request.body()))
     key, back = form.get("key", "").strip(), form.get("back", "")
     try:
-        await authenticate(database, key)
+        session = await authentication.sign_in(key, visitor_of(request.scope, settings))
     except (NotAuthenticated, PermissionDenied) as refusal:
         problem = (
             "This key is not valid."
@@ -202,14 +206,15 @@ async def sign_in(request: AnyRequest, database: TheDatabase, settings: TheSetti
         )
         return _render("sign_in.html", settings, 403, problem=problem, back=back)
     response = _redirect(settings, PATH, write_query(parse_query(back.encode("utf-8", "surrogateescape"))))
-    response.set_cookie(_cookie(request, settings, key))
+    response.set_cookie(_cookie(request, settings, session))
     return response
 
 
 @post(SIGN_OUT, include_in_schema=False, request_max_body_size=LONGEST_FORM)
-async def sign_out(request: AnyRequest, settings: TheSettings) -> Response[bytes]:
-    """Forget the key."""
+async def sign_out(request: AnyRequest, authentication: TheAuthentication, settings: TheSettings) -> Response[bytes]:
+    """End the session, here and in the browser."""
     _require_same_site(request, settings)
+    await authentication.sign_out(request.cookies.get(COOKIE, ""))
     response = _redirect(settings, SIGN_IN)
     response.set_cookie(replace(_cookie(request, settings, ""), max_age=0))
     return response
@@ -221,12 +226,12 @@ async def show_style() -> Response[bytes]:
     return Response(_style(), media_type=MediaType.CSS, headers={"Cache-Control": "public, max-age=86400"})
 
 
-def _cookie(request: AnyRequest, settings: Settings, key: str) -> Cookie:
+def _cookie(request: AnyRequest, settings: Settings, session: str) -> Cookie:
     https = asked_by(request, settings).base.startswith("https:")
     secure = https if settings.secure_cookie == "auto" else settings.secure_cookie == "always"
     return Cookie(
         key=COOKIE,
-        value=key,
+        value=session,
         path=_prefix(settings) + PATH,
         httponly=True,
         # As RFC 6265bis spells it; the framework passes it through.
@@ -286,10 +291,11 @@ def _problem(refusal: Refusal) -> Mapping[str, str]:
 
 
 def make_router() -> Router:
-    """All routes of the page; they need the dependencies `database` and `settings`."""
+    """All routes of the page; they need the dependencies `database`, `authentication` and `settings`."""
     return Router(
         "/",
         route_handlers=[show_timeline, show_entry, show_sign_in, sign_in, sign_out, show_style],
+        dependencies={"reader": Provide(provide_page_reader)},
         exception_handlers={
             Refusal: answer_refusal,
             HTTPException: answer_http_exception,

@@ -1,20 +1,24 @@
-"""Queries holds every SELECT that the app sends, on the reading views of schema audit.
+"""Queries holds every SELECT that the app sends, on the reading views and functions of schema audit.
 
 It knows nothing of HTTP; rows leave it as the database gave them, stored JSON unparsed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from .credentials import Reader
-from .database import Database, Row
+from .credentials import Reader, Secret, Visitor
+from .database import Connection, Database, Row
 from .errors import InvalidPage, NotFound
 from .parameters import Listing, Page
+
+if TYPE_CHECKING:
+    from .authentication import Identity
 
 SHOWN_CHANGES = 20
 SHOWN_COLUMNS = 100
@@ -70,11 +74,17 @@ VALUES = f"""(
         full join jsonb_each(case jsonb_typeof(after) when 'object' then after end) as a using (key)
         order by key limit {SHOWN_COLUMNS + 1}) as shown (key, b, a)) as values"""
 
-FIND_READER = """
-select k.prefix as key_prefix, k.name as key_name, k.workspace_id, k.role,
-       audit.retention_days() as retention_days, now() as moment
-from audit.find_key(%(digest)s) as k
-"""
+_KEY = """
+    k.prefix as id, k.name, 'service' as type, k.workspace_id, k.role, k.is_noted,
+    audit.retention_days() as retention_days, now() as moment"""
+FIND_READER = f"select {_KEY} from audit.find_key(%(prefix)s, %(digest)s) as k"
+FIND_READER_OF_SESSION = f"select {_KEY} from audit.find_session(%(prefix)s, %(digest)s) as k"
+READ_READER = """
+select audit.reading_is_noted(%(workspace_id)s, %(id)s) as is_noted,
+       audit.retention_days() as retention_days, now() as moment"""
+_READER = """
+    row(%(workspace_id)s::text, %(id)s::text, %(name)s::text, %(type)s::text, %(ip)s::text,
+        %(user_agent)s::text)::audit.reader"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +102,79 @@ class Found:
         return max(1, -(-self.count // self.page_size))
 
 
-async def find_reader(database: Database, digest: bytes) -> Reader | None:
-    """The reader whose valid key has this SHA-256."""
+async def find_reader(database: Database, secret: Secret, visitor: Visitor) -> Reader | None:
+    """The reader whose valid key this is."""
+    return await _find_reader(database, FIND_READER, secret, visitor)
+
+
+async def find_reader_of_session(database: Database, secret: Secret, visitor: Visitor) -> Reader | None:
+    """The reader whose valid key opened this session of the page."""
+    return await _find_reader(database, FIND_READER_OF_SESSION, secret, visitor)
+
+
+async def _find_reader(database: Database, query: str, secret: Secret, visitor: Visitor) -> Reader | None:
     async with database.reading() as connection:
-        row = await (await connection.execute(FIND_READER, {"digest": digest})).fetchone()
-    return Reader(**row) if row else None
+        row = await (await connection.execute(query.encode(), secret._asdict())).fetchone()
+    return Reader(**row, visitor=visitor) if row else None
+
+
+async def read_reader(database: Database, identity: Identity, visitor: Visitor) -> Reader:
+    """The reader that another authenticator named."""
+    async with database.reading() as connection:
+        row = await (await connection.execute(READ_READER, identity._asdict())).fetchone()
+    assert row is not None
+    return Reader(**identity._asdict(), **row, type="user", visitor=visitor)
+
+
+async def open_session(database: Database, key: Secret, session: Secret) -> bool:
+    """Open a session of the page for a key; False when the key is not valid."""
+    values = {**session._asdict(), "key_prefix": key.prefix, "key_digest": key.digest}
+    query = "select audit.open_session(%(key_prefix)s, %(key_digest)s, %(prefix)s, %(digest)s) as opened"
+    async with database.noting() as connection:
+        row = await (await connection.execute(query, values)).fetchone()
+    return bool(row and row["opened"])
+
+
+async def close_session(database: Database, session: Secret) -> None:
+    """End a session of the page."""
+    async with database.noting() as connection:
+        await connection.execute("select audit.close_session(%(prefix)s, %(digest)s)", session._asdict())
+
+
+async def note_reading(database: Database, reader: Reader) -> None:
+    """Note that the reader reads, before he is answered. Raises Unreadable when it cannot be noted."""
+    async with database.noting() as connection:
+        await connection.execute(f"select audit.note_reading({_READER})".encode(), _reader_values(reader))
+    reader.is_noted = True
+
+
+async def note_denied_write(
+    database: Database, reader: Reader | None, visitor: Visitor, method: str, path: str
+) -> None:
+    """Note that somebody tried to write; `reader` None: nobody knows who."""
+    known = _reader_values(reader) if reader else dict.fromkeys(("workspace_id", "id", "name", "type"))
+    values = {**known, **_visitor_values(visitor), "method": method, "path": path.replace("\0", "")}
+    query = f"select audit.note_denied_write({_READER}, %(method)s, %(path)s)"
+    async with database.noting() as connection:
+        await connection.execute(query.encode(), values)
+
+
+def _reader_values(reader: Reader) -> dict[str, object]:
+    named = {"workspace_id": reader.workspace_id, "id": reader.id, "name": reader.name, "type": reader.type}
+    return {**named, **_visitor_values(reader.visitor)}
+
+
+def _visitor_values(visitor: Visitor) -> dict[str, object]:
+    return {"ip": visitor.address, "user_agent": visitor.user_agent}
+
+
+@asynccontextmanager
+async def _reading(database: Database, reader: Reader) -> AsyncIterator[Connection]:
+    """The one way to what a workspace's reader sees: noted first, then read. Raises Unreadable when either fails."""
+    if not reader.is_noted:
+        await note_reading(database, reader)
+    async with database.reading(reader.workspace_id) as connection:
+        yield connection
 
 
 async def find_entries(database: Database, reader: Reader, listing: Listing, *, for_page: bool = False) -> Found:
@@ -139,7 +217,7 @@ async def find_entry(database: Database, reader: Reader, entry_id: str, *, for_p
     """The entry of this id with all that is known of it. Raises NotFound, whatever the reason."""
     filters = {"workspace_id": reader.workspace_id, "since": reader.oldest, **_moment_of(entry_id)}
     selecting = _entries(f"{PAGE_COLUMNS}, {VALUES}" if for_page else _columns(EXPANSIONS), filters)
-    async with database.reading(reader.workspace_id) as connection:
+    async with _reading(database, reader) as connection:
         row = await (await connection.execute(selecting.encode(), filters)).fetchone()
     if row is None:
         raise NotFound
@@ -169,7 +247,7 @@ async def first_changes(database: Database, reader: Reader, entries: Iterable[Ro
             limit {SHOWN_CHANGES + 1}) as found
         order by wanted.id, {_ORDER_OF_CHANGES}"""
     found: dict[UUID, list[Row]] = {entry_id: [] for entry_id, _ in bulk}
-    async with database.reading(reader.workspace_id) as connection:
+    async with _reading(database, reader) as connection:
         for row in await (await connection.execute(selecting.encode(), values)).fetchall():
             found[row.pop("entry_id")].append(row)
     return found
@@ -197,7 +275,7 @@ async def _find(
     page: Page,
     page_size: int,
 ) -> Found:
-    async with database.reading(reader.workspace_id) as connection:
+    async with _reading(database, reader) as connection:
         counted = await connection.execute(counting.encode(), values)
         # Only the last page must know the count before its rows can be asked for.
         count = await _count(counted) if page == "last" else None

@@ -8,13 +8,15 @@ from typing import Annotated, Any, NamedTuple
 from litestar import Request, Router, get
 from litestar.di import NamedDependency, Provide
 from litestar.params import Parameter, SkipValidation
+from litestar.types import HTTPScope
 
 from . import answers, queries
-from .addresses import Pairs, base_url, parse_query
+from .addresses import Pairs, base_url, client_address, parse_query
 from .answers import ENTRY_PATH, ChangePage, Entry, EntryPage, Health
-from .credentials import INVALID_TOKEN, Reader, bearer_key, key_digest
+from .authentication import Authentication
+from .credentials import Reader, Visitor
 from .database import Database, Row
-from .errors import NotAuthenticated, Unreadable
+from .errors import Unreadable
 from .openapi import (
     HEALTH_REFUSALS,
     REFUSALS,
@@ -29,6 +31,7 @@ from .settings import Settings
 
 WORKSPACE_PATH = "/api/v1/notification/workspace/"
 RESOURCE_PATH = "/api/v1/notification/resource/"
+LONGEST_USER_AGENT = 250
 
 
 class Asked(NamedTuple):
@@ -41,6 +44,7 @@ class Asked(NamedTuple):
 AnyRequest = Request[Any, Any, Any]
 TheDatabase = NamedDependency[SkipValidation[Database]]
 TheSettings = NamedDependency[SkipValidation[Settings]]
+TheAuthentication = NamedDependency[SkipValidation[Authentication]]
 TheReader = NamedDependency[SkipValidation[Reader]]
 TheListing = NamedDependency[SkipValidation[Listing]]
 TheRequest = NamedDependency[SkipValidation[Asked]]
@@ -62,18 +66,18 @@ def asked_by(request: AnyRequest, settings: Settings) -> Asked:
     return Asked(base, parse_query(scope["query_string"]))
 
 
-async def provide_reader(request: AnyRequest, database: TheDatabase) -> Reader:
-    """The reader that the request's key stands for. Raises NotAuthenticated, then PermissionDenied."""
-    return await authenticate(database, bearer_key(request.scope["headers"]))
+def visitor_of(scope: HTTPScope, settings: Settings) -> Visitor:
+    """Where a request comes from; of the user agent what an entry keeps of it."""
+    client = scope.get("client")
+    agents = [value for name, value in scope["headers"] if name.lower() == b"user-agent"]
+    # In ASCII, which every database's encoding holds: noting who reads must not fail by it.
+    agent = agents[0][:LONGEST_USER_AGENT].decode("ascii", "backslashreplace") if agents else None
+    return Visitor(client_address(settings, scope["headers"], client[0] if client else None), agent)
 
 
-async def authenticate(database: Database, key: str) -> Reader:
-    """The reader of a key, who may read. Raises NotAuthenticated, then PermissionDenied."""
-    reader = await queries.find_reader(database, key_digest(key))
-    if reader is None:
-        raise NotAuthenticated(INVALID_TOKEN)
-    reader.require_reading()
-    return reader
+async def provide_reader(request: AnyRequest, authentication: TheAuthentication, settings: TheSettings) -> Reader:
+    """The reader that the request comes from. Raises NotAuthenticated, then PermissionDenied."""
+    return await authentication.reader(request.scope["headers"], visitor_of(request.scope, settings))
 
 
 # The reader comes first in each of these, so that credentials are judged before parameters.
@@ -163,7 +167,7 @@ async def show_health(database: TheDatabase) -> Health:
 
 
 def make_router() -> Router:
-    """All routes of the REST app; they need the dependencies `database` and `settings`."""
+    """All routes of the REST app; they need the dependencies `database`, `authentication` and `settings`."""
     return Router(
         "/",
         route_handlers=[list_workspace, list_resource, show_entry, list_changes, show_health],

@@ -39,6 +39,7 @@ PHRASES = {
     "key_revoked": "revoked the key {resource}",
     "log_viewed": "viewed the log",
     "log_exported": "exported the log",
+    "log_write_denied": "tried to write to the log and was refused",
     "seal_failed": "found a broken seal: {resource}",
 }
 # The page's log types: which events each shows.

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar
+from pkgutil import resolve_name
+from typing import Any, Literal, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from psycopg import ProgrammingError
@@ -52,7 +53,7 @@ SETTINGS = (
     Setting(
         "DAYBOOK_TRUSTED_PROXIES",
         "",
-        "Networks (CIDR, separated by commas) whose `X-Forwarded-Proto` and `X-Forwarded-Host` are believed.",
+        "Networks (CIDR, separated by commas) whose `X-Forwarded-Proto`, `-Host` and `-For` are believed.",
     ),
     Setting("DAYBOOK_HOST", "127.0.0.1", "Address that `serve` listens on."),
     Setting("DAYBOOK_PORT", "8000", "Port that `serve` listens on."),
@@ -72,6 +73,12 @@ SETTINGS = (
         "DAYBOOK_SECURE_COOKIE",
         "auto",
         "Whether the page's cookie is sent over https only: `always`, `never`, or `auto` (when the request was https).",
+    ),
+    Setting(
+        "DAYBOOK_AUTHENTICATOR",
+        "",
+        "A function of yours, `package.module:name`, that says whom a request comes from (docs/security.md). "
+        "Empty: the log's own keys alone.",
     ),
     Setting(
         "DAYBOOK_POSTGRES_BIN",
@@ -120,6 +127,7 @@ class Settings:
     pool_timeout: float = 5.0
     statement_timeout: float = 10.0
     secure_cookie: SecureCookie = "auto"
+    authenticator: Callable[..., Any] | None = None
     warnings: tuple[str, ...] = ()
 
     @property
@@ -153,6 +161,7 @@ class Settings:
             pool_timeout=read("DAYBOOK_POOL_TIMEOUT", _duration),
             statement_timeout=read("DAYBOOK_STATEMENT_TIMEOUT", _duration),
             secure_cookie=read("DAYBOOK_SECURE_COOKIE", _secure_cookie),
+            authenticator=read("DAYBOOK_AUTHENTICATOR", _function),
             warnings=tuple(_unknown(environment)),
         )
 
@@ -242,6 +251,20 @@ def _secure_cookie(text: str) -> SecureCookie:
     if text not in policies:
         raise ValueError(f"must be auto, always or never, not {text!r}.")
     return policies[text]
+
+
+def _function(text: str) -> Callable[..., Any] | None:
+    if not text:
+        return None
+    try:
+        if not re.fullmatch(r"[\w.]+:\w+", text):
+            raise ValueError
+        found = resolve_name(text)
+    except (ValueError, ImportError, AttributeError):
+        raise ValueError(f"names no function that can be imported, such as package.module:name: {text!r}.") from None
+    if not callable(found):
+        raise ValueError(f"names {text!r}, which is no function.")
+    return found  # type: ignore[no-any-return]
 
 
 def _unknown(environment: Mapping[str, str]) -> list[str]:

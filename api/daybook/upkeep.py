@@ -15,6 +15,8 @@ from psycopg import Connection, sql
 from psycopg.errors import LockNotAvailable, ObjectNotInPrerequisiteState
 from psycopg.rows import class_row
 
+from .database import connect
+
 LOCK_TIMEOUT = "100ms"
 LOCK_ATTEMPTS = 20
 # Waiting for readers of a day that is detached concurrently holds nobody up.
@@ -102,7 +104,7 @@ def maintain(conninfo: str, look_for_stale: bool = True) -> Run:
     psycopg.OperationalError when the database cannot be reached and psycopg.errors.InsufficientPrivilege when the
     login may not.
     """
-    with psycopg.connect(conninfo, autocommit=True) as connection:
+    with connect(conninfo, autocommit=True) as connection:
         locked = connection.execute(
             "select pg_try_advisory_lock(hashtext('pg_daybook'), hashtext('upkeep'))"
         ).fetchone()
@@ -200,7 +202,7 @@ def _value(connection: Connection[Any], query: str, parameters: list[Any] | None
 
 def status(conninfo: str) -> Status:
     """Read how upkeep and tracking stand. The login is a member of audit_dba or audit_maintainer."""
-    with psycopg.connect(conninfo, autocommit=True) as connection:
+    with connect(conninfo, autocommit=True) as connection:
         connection.read_only = True
         row = connection.execute("select audit.upkeep_status()").fetchone()
         assert row is not None

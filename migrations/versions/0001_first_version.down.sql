@@ -7,7 +7,7 @@ begin
     -- The commands are all made before the first runs: what one drops with it, the next finds gone.
     foreach command in array
         array(select format('drop event trigger %I', evtname)
-              from pg_catalog.pg_event_trigger where evtname like 'audit\_follow\_%')
+              from pg_catalog.pg_event_trigger where evtname like any (array['audit\_follow\_%', 'audit\_guard\_%']))
         || array(select format('drop policy audit_capture_counts on %s', polrelid::regclass)
                  from pg_catalog.pg_policy where polname = 'audit_capture_counts')
         || array(select format('drop view if exists audit.%I cascade', relname)
@@ -21,10 +21,11 @@ begin
         || array(select format('drop function if exists %s cascade', oid::regprocedure)
                  from pg_catalog.pg_proc where pronamespace = 'audit'::regnamespace)
         -- Owners of tracked tables were let into the schema.
-        || array(select format('revoke all on schema audit from %s', grantee::regrole)
+        || array(select format('revoke all on schema audit from %s cascade', grantee::regrole)
                  from pg_catalog.pg_namespace n, aclexplode(n.nspacl)
                  where n.nspname = 'audit' and grantee not in (0, n.nspowner))
-        || array['drop type if exists audit.actor_context cascade', 'drop type if exists audit.lookup cascade']
+        || array['drop type if exists audit.actor_context cascade', 'drop type if exists audit.lookup cascade',
+                 'drop type if exists audit.reader cascade']
     loop
         execute command;
     end loop;

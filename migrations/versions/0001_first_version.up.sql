@@ -418,14 +418,18 @@ begin
         end loop;
         foreach log_table in array array['entry', 'change'] loop
             beyond_name := log_table || '_beyond';
+            if new_beyond_from is not null then
+                -- The row trigger that came with ATTACH goes with DETACH; its rows must not be without for a moment.
+                execute format('create trigger day_is_never_altered before update or delete on audit.%I for each row execute function audit.refuse_alteration()',
+                               beyond_name);
+            end if;
             execute format('alter table audit.%I detach partition audit.%I', log_table, beyond_name);
             if new_beyond_from is not null then
-                execute format('alter table audit.%I rename to %I', beyond_name, log_table || to_char(beyond_from, '_YYYYMMDD'));
                 execute format('alter table audit.%I attach partition audit.%I for values from (%L) to (%L)',
-                               log_table, log_table || to_char(beyond_from, '_YYYYMMDD'),
-                               audit.day_start(beyond_from), audit.day_start(new_beyond_from));
-                execute format('alter table audit.%I drop constraint stands_before_new_beyond',
-                               log_table || to_char(beyond_from, '_YYYYMMDD'));
+                               log_table, beyond_name, audit.day_start(beyond_from), audit.day_start(new_beyond_from));
+                execute format('alter table audit.%I drop constraint stands_before_new_beyond', beyond_name);
+                -- Named after its last day: even without its bounds nobody takes it for older than it is.
+                execute format('alter table audit.%I rename to %I', beyond_name, log_table || to_char(new_beyond_from - 1, '_YYYYMMDD'));
                 execute format('alter table audit.%I rename to %I', log_table || '_beyond_next', beyond_name);
             end if;
             for day in select generate_series(coalesce(new_beyond_from, beyond_from), wanted_until - 1, interval '1 day')::date loop
@@ -486,7 +490,7 @@ declare
     held constant jsonb := coalesce(counts, audit.count_day(day_name));
     day audit.day_partition;
 begin
-    -- A partition detached beforehand has no bounds any more; its name still says where it began.
+    -- A partition detached beforehand has no bounds any more; its name still says its last day.
     select * into day from audit.day_partition where partition_name = day_name;
     if coalesce(day.upper_bound, audit.day_start(to_date(right(day_name, 8), 'YYYYMMDD') + 1))
         > audit.day_start(audit.utc_day(clock_timestamp()) - (select retention_days from audit.upkeep)) then
@@ -494,11 +498,11 @@ begin
             using errcode = 'insufficient_privilege',
                   hint = 'Only days older than retention_days in audit.upkeep are dropped.';
     end if;
+    perform audit.write_event('day_dropped', day_name, null, held);
     if to_regclass(format('audit.%I', change_name)) is not null then
         execute format('drop table audit.%I', change_name);
     end if;
     execute format('drop table audit.%I', day_name);
-    perform audit.write_event('day_dropped', day_name, null, held);
 end
 $function$;
 comment on function audit.drop_day(text, jsonb) is
@@ -807,7 +811,7 @@ create function audit.own_events()
     parallel safe
 return array[
     'tracking_enabled', 'tracking_changed', 'tracking_disabled', 'table_altered', 'table_dropped', 'day_dropped',
-    'key_created', 'key_revoked', 'log_viewed', 'log_exported', 'seal_failed'];
+    'key_created', 'key_revoked', 'log_viewed', 'log_exported', 'log_write_denied', 'seal_failed'];
 comment on function audit.own_events() is 'The events that only the log itself writes.';
 
 create function audit.kind_events(kind text)
@@ -2041,6 +2045,19 @@ begin atomic
 end;
 comment on function audit.partitions_of(oid) is 'A table and all partitions below it.';
 
+create function audit.admit_to_schema(role_name name)
+    returns void
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+begin
+    execute format('grant usage on schema audit to %I', role_name);
+end
+$function$;
+comment on function audit.admit_to_schema(name) is
+    'Grants usage of schema audit in the name of the schema''s owner: a grant in another name would outlast DROP OWNED.';
+
 create function audit.let_owner_attach(tracked_id bigint, relation oid)
     returns void
     language plpgsql
@@ -2056,7 +2073,7 @@ begin
        and has_function_privilege(owner, 'audit.create_capture_triggers(oid, text)', 'execute') then
         return;
     end if;
-    execute format('grant usage on schema audit to %I', owner);
+    perform audit.admit_to_schema(owner);
     execute format('grant execute on function audit.%I(), audit.create_capture_triggers(oid, text), audit.partitions_of(oid) to %I',
                    function_name, owner);
 end
@@ -2811,6 +2828,142 @@ begin atomic
 end;
 comment on function audit.retention_days() is 'Whole UTC days an entry is kept, for readers.';
 
+-- Reading is recorded: who reads leaves an entry, before he gets the day's first answer.
+
+set search_path = pg_catalog, pg_temp;
+
+create table audit.reading (
+    workspace_id text collate "C" not null,
+    reader_id text collate "C" not null,
+    last_used_at timestamptz,
+    viewed_on date,
+    write_denied_on date,
+    constraint reader_is_noted_once primary key (workspace_id, reader_id)
+);
+comment on table audit.reading is
+    'Who read the log last when: one row for each reader of a workspace, and one with empty texts for whoever tried to write without being known.';
+comment on column audit.reading.workspace_id is 'The workspace that is read. Empty: whoever is not known. Never null.';
+comment on column audit.reading.reader_id is
+    'Prefix of the API key, or the id that another authenticator gave. Empty: whoever is not known. Never null.';
+comment on column audit.reading.last_used_at is 'When the reader read last, to five minutes. Null: never.';
+comment on column audit.reading.viewed_on is 'UTC day of the reader''s last log_viewed entry. Null: none yet.';
+comment on column audit.reading.write_denied_on is 'UTC day of the reader''s last log_write_denied entry. Null: none yet.';
+
+create function audit.reading_is_noted(workspace_id text, reader_id text)
+    returns boolean
+    language sql
+    stable
+    security definer
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    select exists (
+        select from audit.reading r
+        where r.workspace_id = reading_is_noted.workspace_id
+          and r.reader_id = reading_is_noted.reader_id
+          and r.viewed_on = audit.utc_day(clock_timestamp())
+          and r.last_used_at > clock_timestamp() - interval '5 minutes');
+end;
+comment on function audit.reading_is_noted(text, text) is
+    'Whether a reader may be answered without note_reading: today''s log_viewed stands, and the last use is noted to five minutes.';
+
+create type audit.reader as (
+    workspace_id text,
+    id text,
+    name text,
+    type text,
+    ip text,
+    user_agent text
+);
+comment on type audit.reader is
+    'Who reads: the workspace, the id (a key''s prefix, or what another authenticator gave), the name, user or service, and from where.';
+
+create function audit.write_reading_event(event text, reader audit.reader, details jsonb)
+    returns void
+    language plpgsql
+    security invoker
+    set search_path = pg_catalog, pg_temp
+as $function$
+begin
+    -- The reader is the actor. These hold until the transaction ends, which is the app's own.
+    perform set_config('audit.actor_id', coalesce(reader.id, ''), true),
+            set_config('audit.actor_name', coalesce(reader.name, ''), true),
+            set_config('audit.actor_type', coalesce(reader.type, ''), true),
+            audit.set_context(ip => reader.ip, user_agent => reader.user_agent);
+    perform audit.insert_event(event, 'audit_log', nullif(reader.id, ''), nullif(reader.name, ''), reader.workspace_id, details);
+end
+$function$;
+comment on function audit.write_reading_event(text, audit.reader, jsonb) is
+    'Writes an entry of which a reader of the log is the actor and the resource.';
+
+create function audit.note_reading(reader audit.reader)
+    returns void
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    moment constant timestamptz := clock_timestamp();
+    noted audit.reading;
+begin
+    insert into audit.reading (workspace_id, reader_id) values (reader.workspace_id, reader.id) on conflict do nothing;
+    -- Of several first requests one records; the others wait here for it and find it done.
+    select * into strict noted from audit.reading r
+    where r.workspace_id = reader.workspace_id and r.reader_id = reader.id
+    for update;
+    if noted.viewed_on is distinct from audit.utc_day(moment) then
+        perform audit.write_reading_event('log_viewed', reader, null);
+    elsif noted.last_used_at > moment - interval '5 minutes' then
+        return;
+    end if;
+    update audit.reading r
+    set last_used_at = moment, viewed_on = audit.utc_day(moment)
+    where r.workspace_id = reader.workspace_id and r.reader_id = reader.id;
+end
+$function$;
+comment on function audit.note_reading(audit.reader) is
+    'Notes that a reader reads: one log_viewed entry for each reader and UTC day, the last use at most every five minutes. Commit it before the answer; needs READ COMMITTED.';
+
+create function audit.note_export(reader audit.reader, filter jsonb, row_count bigint)
+    returns void
+    language sql
+    volatile
+    security definer
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    select audit.write_reading_event('log_exported', reader, jsonb_build_object('filter', filter, 'row_count', row_count));
+end;
+comment on function audit.note_export(audit.reader, jsonb, bigint) is
+    'Records one export: log_exported with its filter and the number of entries. Commit it before the first byte is sent.';
+
+create function audit.note_denied_write(reader audit.reader, method text, path text)
+    returns boolean
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    today constant date := audit.utc_day(clock_timestamp());
+    noted audit.reading;
+begin
+    insert into audit.reading (workspace_id, reader_id)
+    values (coalesce(reader.workspace_id, ''), coalesce(reader.id, '')) on conflict do nothing;
+    select * into strict noted from audit.reading r
+    where r.workspace_id = coalesce(reader.workspace_id, '') and r.reader_id = coalesce(reader.id, '')
+    for update;
+    if noted.write_denied_on = today then
+        return false;
+    end if;
+    update audit.reading r
+    set write_denied_on = today
+    where r.workspace_id = noted.workspace_id and r.reader_id = noted.reader_id;
+    perform audit.write_reading_event('log_write_denied', reader,
+        jsonb_build_object('method', left(method, 20), 'path', left(path, 200)));
+    return true;
+end
+$function$;
+comment on function audit.note_denied_write(audit.reader, text, text) is
+    'Records that somebody tried to write through the REST app: the first of a UTC day for each reader, and the first of whoever is not known (no id, no workspace: seen by DBAs). Returns whether it was that.';
+
 -- API keys: only their SHA-256 is stored.
 
 set search_path = pg_catalog, pg_temp;
@@ -2841,21 +2994,40 @@ comment on column audit.api_key.created_at is 'When the key was made. Never null
 comment on column audit.api_key.expires_at is 'From when the key is no longer valid. Null: it does not expire.';
 comment on column audit.api_key.revoked_at is 'When the key was revoked. Null: it was not.';
 
-create function audit.find_key(digest bytea)
-    returns table (prefix text, name text, workspace_id text, role text)
+create function audit.same_digest(one bytea, other bytea)
+    returns boolean
+    language sql
+    volatile
+begin atomic
+    -- Where a comparison of the digests of both with a fresh salt stops says nothing about either of them.
+    select sha256(one || salt) = sha256(other || salt)
+    from (select uuid_send(gen_random_uuid()) as salt) s;
+end;
+comment on function audit.same_digest(bytea, bytea) is
+    'Whether two digests are equal, in a time that does not depend on where they differ. Null for null.';
+
+create function audit.key_is_valid(key audit.api_key)
+    returns boolean
     language sql
     stable
+begin atomic
+    select (key).revoked_at is null and ((key).expires_at is null or (key).expires_at > clock_timestamp());
+end;
+comment on function audit.key_is_valid(audit.api_key) is 'Whether a key is neither revoked nor expired at this moment.';
+
+create function audit.find_key(key_prefix text, key_digest bytea)
+    returns table (prefix text, name text, workspace_id text, role text, is_noted boolean)
+    language sql
+    volatile
     security definer
     set search_path = pg_catalog, pg_temp
 begin atomic
-    -- Looked up by digest: how long it takes says nothing about the key.
-    select k.prefix, k.name, k.workspace_id, k.role
+    select k.prefix, k.name, k.workspace_id, k.role, audit.reading_is_noted(k.workspace_id, k.prefix)
     from audit.api_key k
-    where k.digest = find_key.digest
-      and k.revoked_at is null
-      and (k.expires_at is null or k.expires_at > clock_timestamp());
+    where k.prefix = key_prefix and audit.same_digest(k.digest, key_digest) and audit.key_is_valid(k);
 end;
-comment on function audit.find_key(bytea) is 'The valid key with this SHA-256: one row, or none when it is unknown, revoked or expired.';
+comment on function audit.find_key(text, bytea) is
+    'The valid key with this prefix and SHA-256: one row, or none when it is unknown, revoked or expired. is_noted: it needs no note_reading before its answer.';
 
 create function audit.create_key(prefix text, digest bytea, workspace_id text, name text, role text, expires_at timestamptz default null)
     returns void
@@ -2898,18 +3070,138 @@ $function$;
 comment on function audit.revoke_key(text) is
     'Revokes a key from the next request on and records key_revoked. Returns false when there is no such key or it was revoked already.';
 
-create function audit.list_keys()
-    returns table (prefix text, name text, workspace_id text, role text, created_at timestamptz, expires_at timestamptz, revoked_at timestamptz)
+create function audit.rotate_key(
+    old_prefix text, prefix text, digest bytea, overlap interval, expires_at timestamptz default null)
+    returns table (old_key_ends_at timestamptz, new_key_ends_at timestamptz)
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+#variable_conflict use_column
+declare
+    moment constant timestamptz := clock_timestamp();
+    old_key audit.api_key;
+begin
+    if overlap is null or overlap < interval '0' then
+        raise exception 'overlap: % is no span of time from 0 on', coalesce(overlap::text, 'null')
+            using errcode = 'invalid_parameter_value', hint = 'overlap => ''24 hours''';
+    end if;
+    select * into old_key from audit.api_key k where k.prefix = rotate_key.old_prefix for update;
+    if old_key.prefix is null or not audit.key_is_valid(old_key) then
+        return;
+    end if;
+    old_key_ends_at := least(old_key.expires_at, moment + overlap);
+    -- A key that was made for some time is replaced by one for as long.
+    new_key_ends_at := coalesce(rotate_key.expires_at, moment + (old_key.expires_at - old_key.created_at));
+    insert into audit.api_key (prefix, digest, workspace_id, name, role, expires_at)
+    values (rotate_key.prefix, rotate_key.digest, old_key.workspace_id, old_key.name, old_key.role, new_key_ends_at);
+    perform audit.write_event('key_created', rotate_key.prefix, old_key.workspace_id,
+        jsonb_build_object('name', old_key.name, 'role', old_key.role, 'expires_at', new_key_ends_at,
+                           'replaces', old_key.prefix, 'replaced_key_ends_at', old_key_ends_at));
+    if overlap = interval '0' then
+        perform audit.revoke_key(old_key.prefix);
+    else
+        update audit.api_key k set expires_at = old_key_ends_at where k.prefix = old_key.prefix;
+    end if;
+    return next;
+end
+$function$;
+comment on function audit.rotate_key(text, text, bytea, interval, timestamptz) is
+    'Replaces a valid key by a new one of the same workspace, name and role; both are valid for the overlap, then the old one ends. expires_at null: as long as the old one was made for. Records key_created, which names the key it replaces. Returns when both end (null: never), or no row when there is no such valid key.';
+
+create function audit.list_keys(beginning text default '')
+    returns table (
+        prefix text, name text, workspace_id text, role text, created_at timestamptz, expires_at timestamptz,
+        revoked_at timestamptz, last_used_at timestamptz)
     language sql
     stable
     security definer
     set search_path = pg_catalog, pg_temp
 begin atomic
-    select k.prefix, k.name, k.workspace_id, k.role, k.created_at, k.expires_at, k.revoked_at
+    select k.prefix, k.name, k.workspace_id, k.role, k.created_at, k.expires_at, k.revoked_at, r.last_used_at
     from audit.api_key k
+    left join audit.reading r on r.workspace_id = k.workspace_id and r.reader_id = k.prefix
+    where starts_with(k.prefix, list_keys.beginning)
     order by k.created_at, k.prefix;
 end;
-comment on function audit.list_keys() is 'All keys without their digests, oldest first.';
+comment on function audit.list_keys(text) is
+    'The keys whose prefix begins so, without their digests, oldest first; last_used_at to five minutes, null when never.';
+
+-- Sessions of the page: opened with an API key, and ended with it.
+
+set search_path = pg_catalog, pg_temp;
+
+create table audit.page_session (
+    prefix text collate "C" not null,
+    digest bytea not null,
+    key_prefix text collate "C" not null,
+    opened_at timestamptz not null default clock_timestamp(),
+    ends_at timestamptz not null,
+    constraint page_session_is_known_by_its_prefix primary key (prefix),
+    constraint digest_is_sha256 check (octet_length(digest) = 32),
+    constraint session_belongs_to_a_key foreign key (key_prefix) references audit.api_key on delete cascade
+);
+create index page_session_by_key on audit.page_session (key_prefix, opened_at);
+comment on table audit.page_session is
+    'Sessions of the page, at most 20 for each key. The browser''s cookie is a secret of its own; only its SHA-256 is stored.';
+comment on column audit.page_session.prefix is 'The first 8 characters of the cookie''s secret. Never null.';
+comment on column audit.page_session.digest is 'SHA-256 of the cookie''s secret. Never null.';
+comment on column audit.page_session.key_prefix is 'The key that opened the session; it ends when the key does. Never null.';
+comment on column audit.page_session.opened_at is 'When somebody signed in. Never null.';
+comment on column audit.page_session.ends_at is 'When the session ends if nobody signs out. Never null.';
+
+create function audit.find_session(session_prefix text, session_digest bytea)
+    returns table (prefix text, name text, workspace_id text, role text, is_noted boolean)
+    language sql
+    volatile
+    security definer
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    select k.prefix, k.name, k.workspace_id, k.role, audit.reading_is_noted(k.workspace_id, k.prefix)
+    from audit.page_session s
+    join audit.api_key k on k.prefix = s.key_prefix
+    where s.prefix = session_prefix and audit.same_digest(s.digest, session_digest)
+      and s.ends_at > clock_timestamp() and audit.key_is_valid(k);
+end;
+comment on function audit.find_session(text, bytea) is
+    'The valid key that opened this session of the page, as find_key gives it: none when the session or the key has ended.';
+
+create function audit.open_session(key_prefix text, key_digest bytea, prefix text, digest bytea)
+    returns boolean
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+begin
+    if not exists (select from audit.find_key(open_session.key_prefix, open_session.key_digest)) then
+        return false;
+    end if;
+    delete from audit.page_session s
+    where s.key_prefix = open_session.key_prefix
+      and (s.ends_at <= clock_timestamp()
+           or s.prefix in (select o.prefix from audit.page_session o
+                           where o.key_prefix = open_session.key_prefix
+                           order by o.opened_at desc offset 19));
+    insert into audit.page_session (prefix, digest, key_prefix, ends_at)
+    select open_session.prefix, open_session.digest, k.prefix,
+           least(k.expires_at, clock_timestamp() + interval '12 hours')
+    from audit.api_key k where k.prefix = open_session.key_prefix;
+    return true;
+end
+$function$;
+comment on function audit.open_session(text, bytea, text, bytea) is
+    'Opens a session of the page for a valid key, for 12 hours at most; the key''s oldest ones above 20 end. Returns false when the key is not valid.';
+
+create function audit.close_session(prefix text, digest bytea)
+    returns void
+    language sql
+    volatile
+    security definer
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    delete from audit.page_session s where s.prefix = close_session.prefix and audit.same_digest(s.digest, close_session.digest);
+end;
+comment on function audit.close_session(text, bytea) is 'Ends a session of the page: its cookie is worth nothing from now on.';
 
 -- What could slip past the log: each finding with the statement that mends it.
 
@@ -3005,14 +3297,31 @@ begin
         where c.oid = relation and (r.rolcanlogin or r.rolsuper);
     end loop;
 
-    for missing in
-        select expected.name
-        from unnest(array['audit_follow_ddl', 'audit_follow_drop', 'audit_follow_partitions']) expected(name)
+    return query
+    select 'bypass'::text, 'day_detached'::text, format('audit.%I', c.relname),
+           'Retention keeps this day, but it is no part of the log: its entries are not seen.'::text,
+           format('as superuser: alter table audit.%s attach partition audit.%I for values from (…) to (…)', split_part(c.relname, '_', 1), c.relname)
+    from pg_class c
+    where c.relnamespace = 'audit'::regnamespace and c.relkind = 'r'
+      and (not c.relispartition or exists (select from pg_inherits i where i.inhrelid = c.oid and i.inhdetachpending))
+      and c.relname ~ '^(entry|change)_([0-9]{8}|beyond)$'
+      and (c.relname like '%beyond'
+           or to_date(right(c.relname, 8), 'YYYYMMDD') >= audit.utc_day(clock_timestamp()) - (select retention_days from audit.upkeep));
+
+    for missing, path in
+        select expected.name, expected.consequence
+        from (values
+            ('audit_follow_ddl', 'after DDL capture goes on more slowly until upkeep compiles it anew'),
+            ('audit_follow_drop', 'a dropped table keeps its settings'),
+            ('audit_follow_partitions', 'new partitions are not tracked'),
+            ('audit_guard_alteration', 'the owner of the log can take its guards away'),
+            ('audit_guard_rewrite', 'the owner of the log can rewrite entries'),
+            ('audit_guard_drop', 'the owner of the log can drop its days')) expected(name, consequence)
         left join pg_event_trigger e on e.evtname = expected.name
         where e.evtenabled is distinct from 'A'
     loop
-        return query select 'warning', 'ddl_not_followed', missing,
-            'The event trigger is missing or not ENABLE ALWAYS: after DDL capture goes on more slowly until upkeep compiles it anew, and new partitions are not tracked.'::text,
+        return query select 'warning', case when missing like 'audit_guard%' then 'log_not_guarded' else 'ddl_not_followed' end,
+            missing, format('The event trigger is missing or not ENABLE ALWAYS: %s.', path),
             format('as superuser: alter event trigger %I enable always, or install again with a superuser', missing);
     end loop;
 end
@@ -3154,17 +3463,215 @@ end;
 comment on function audit.upkeep_status() is
     'The state of upkeep as one object: version, last_run_at, last_problem, is_late, prepared_until (last day that stands ready), oldest_day, retention_days, entries_beyond (entries past the prepared days).';
 
+-- The log against its own owner: what his rights would let him do to entries by DDL is refused by event triggers, which
+-- belong to the superuser who installs, as do their functions. Superusers pass: dumps, restores and downgrades are theirs.
+
+set search_path = pg_catalog, pg_temp;
+
+create function audit.guard_alteration()
+    returns event_trigger
+    language plpgsql
+    security invoker
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    -- Calls nothing else of the log: its owner could replace that.
+    parents constant oid[] := array[to_regclass('audit.entry'), to_regclass('audit.change')];
+    kept_from date;
+    problem text;
+    day_table text;
+    holds_rows boolean;
+begin
+    if (select rolsuper from pg_roles where rolname = current_user) then
+        return;
+    end if;
+    if tg_tag <> 'ALTER SCHEMA' and array_position(parents, null) is null and not exists (
+        select from pg_event_trigger_ddl_commands() c
+        where c.object_identity like '%audit.%' or c.objid = any(parents)
+           or exists (select from pg_inherits i where i.inhrelid = c.objid and i.inhparent = any(parents))) then
+        return;
+    end if;
+
+    select case c.object_type
+               when 'policy' then format('policy %s', c.object_identity)
+               when 'table column' then format('column %s', c.object_identity) end
+    into problem
+    from pg_event_trigger_ddl_commands() c
+    where (c.object_type = 'policy' and c.object_identity ~ ' on audit\.(entry|change)(_\w+)?$')
+       or (c.object_type = 'table column' and c.object_identity ~ '^audit\.(entry|change)(_\w+)?\.')
+    limit 1;
+
+    if problem is null and array_position(parents, null) is not null then
+        problem := 'audit.entry and audit.change where they are';
+    end if;
+    if problem is null then
+        with log_table as (
+            select p.oid, true as is_parent from unnest(parents) p(oid)
+            union all
+            select i.inhrelid, false from pg_inherits i where i.inhparent = any(parents)
+        )
+        select case
+            when c.relnamespace <> 'audit'::regnamespace or case
+                when t.is_parent then c.relname not in ('entry', 'change')
+                when c.relname ~ '^(entry|change)_beyond$' then false
+                -- A day is named after its last one, and what retention may drop is told by the name.
+                else c.relname !~ '^(entry|change)_[0-9]{8}$'
+                    or (to_date(right(c.relname, 8), 'YYYYMMDD') + 1)::timestamp at time zone 'UTC' is distinct from
+                       (regexp_match(pg_get_expr(c.relpartbound, c.oid), 'TO \(''([^'']+)''\)'))[1]::timestamptz end
+                then format('the name of %s', c.oid::regclass)
+            when c.relrowsecurity <> t.is_parent or c.relforcerowsecurity
+                then format('the row-level security of %s', c.oid::regclass)
+            -- BEFORE UPDATE OR DELETE for each row and BEFORE TRUNCATE, none of them disabled or narrowed by WHEN or columns.
+            when (select count(distinct g.tgtype) from pg_trigger g
+                  where g.tgrelid = c.oid and g.tgfoid = to_regproc('audit.refuse_alteration') and g.tgtype in (27, 34)) <> 2
+              or exists (select from pg_trigger g where g.tgrelid = c.oid and g.tgfoid = to_regproc('audit.refuse_alteration')
+                         and (g.tgenabled not in ('O', 'A') or g.tgqual is not null or g.tgattr <> ''))
+                then format('the triggers of %s that refuse UPDATE, DELETE and TRUNCATE', c.oid::regclass)
+            when exists (select from pg_trigger g where g.tgrelid = c.oid and not g.tgisinternal
+                         and g.tgfoid is distinct from to_regproc('audit.refuse_alteration'))
+              or exists (select from pg_rewrite r where r.ev_class = c.oid)
+                then format('%s free of other triggers and of rules', c.oid::regclass)
+            end
+        into problem
+        from log_table t
+        join pg_class c on c.oid = t.oid
+        order by 1
+        limit 1;
+    end if;
+    if problem is null then
+        kept_from := (clock_timestamp() at time zone 'UTC')::date - (select retention_days from audit.upkeep);
+        for day_table in
+            select c.relname from pg_class c
+            where c.relnamespace = 'audit'::regnamespace and c.relkind = 'r' and not c.relispartition
+              and case
+                  -- Upkeep takes it out for a moment, with a row trigger of its own when there are rows.
+                  when c.relname ~ '^(entry|change)_beyond$' then not exists (
+                      select from pg_trigger g where g.tgrelid = c.oid and g.tgfoid = to_regproc('audit.refuse_alteration')
+                      and g.tgtype = 27 and g.tgenabled in ('O', 'A') and g.tgqual is null and g.tgattr = '')
+                  else c.relname ~ '^(entry|change)_[0-9]{8}$' and to_date(right(c.relname, 8), 'YYYYMMDD') >= kept_from end
+              and has_table_privilege(c.oid, 'select')
+        loop
+            execute format('select exists (select from audit.%I)', day_table) into holds_rows;
+            if holds_rows then
+                problem := format('day partition %s in the log: retention keeps it', day_table);
+            end if;
+        end loop;
+    end if;
+
+    if problem is not null then
+        raise exception 'the audit log is only ever added to: % would not leave %', tg_tag, problem
+            using errcode = 'insufficient_privilege',
+                  hint = 'Upkeep ("daybook maintain") makes and drops days; what else must change takes a superuser.';
+    end if;
+end
+$function$;
+comment on function audit.guard_alteration() is
+    'Event trigger: refuses what would take the log''s guards away (triggers, row-level security, policies), rename its columns, or take a day out that retention keeps.';
+
+create function audit.guard_rewrite()
+    returns event_trigger
+    language plpgsql
+    security invoker
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    rewritten text;
+begin
+    if (select rolsuper from pg_roles where rolname = current_user) then
+        return;
+    end if;
+    select c.oid::regclass into rewritten
+    from pg_class c
+    where c.oid = pg_event_trigger_table_rewrite_oid()
+      and c.relnamespace = 'audit'::regnamespace and c.relname ~ '^(entry|change)(_|$)';
+    if rewritten is not null then
+        raise exception 'the audit log is only ever added to: % would rewrite %', tg_tag, rewritten
+            using errcode = 'insufficient_privilege', hint = 'A change that rewrites entries takes a superuser.';
+    end if;
+end
+$function$;
+comment on function audit.guard_rewrite() is 'Event trigger: refuses to rewrite entries by ALTER TABLE.';
+
+create function audit.guard_drop()
+    returns event_trigger
+    language plpgsql
+    security invoker
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    dropped record;
+    day_name text;
+begin
+    if (select rolsuper from pg_roles where rolname = current_user) then
+        return;
+    end if;
+    for dropped in
+        select d.object_type, d.object_identity, d.address_names[2] as table_name
+        from pg_event_trigger_dropped_objects() d
+        where d.object_type in ('table', 'trigger', 'policy', 'rule', 'table column')
+          and d.address_names[1] = 'audit' and d.address_names[2] ~ '^(entry|change)(_|$)'
+    loop
+        if dropped.object_type <> 'table' then
+            -- What goes with its table is judged by the table.
+            continue when to_regclass(format('audit.%I', dropped.table_name)) is null;
+        elsif dropped.table_name ~ '^(entry|change)_[0-9]{8}$' then
+            day_name := 'entry' || right(dropped.table_name, 9);
+            continue when to_date(right(day_name, 8), 'YYYYMMDD')
+                    < (clock_timestamp() at time zone 'UTC')::date - (select retention_days from audit.upkeep)
+                -- Not without its trace: drop_day writes it first, in this transaction.
+                and exists (select from audit.entry e
+                            where e.created_at > now() - interval '1 day' and e.workspace_id is null
+                              and e.event = 'day_dropped' and e.resource_id = day_name
+                              and e.transaction_id = pg_current_xact_id());
+        end if;
+        raise exception 'the audit log is only ever added to: % would drop % %', tg_tag, dropped.object_type, dropped.object_identity
+            using errcode = 'insufficient_privilege',
+                  hint = 'Days past retention are dropped by upkeep ("daybook maintain"), with an entry that says so.';
+    end loop;
+end
+$function$;
+comment on function audit.guard_drop() is
+    'Event trigger: refuses to drop the log, its guards and its days, save a day past retention whose day_dropped entry stands in the same transaction.';
+
+do $event_triggers$
+begin
+    if not (select rolsuper from pg_catalog.pg_roles where rolname = current_user) then
+        raise notice 'event triggers need a superuser and were left out: the owner of the log is held back by its triggers alone, which he can disable';
+        return;
+    end if;
+    create event trigger audit_guard_alteration on ddl_command_end
+        when tag in ('ALTER TABLE', 'ALTER SCHEMA', 'CREATE TRIGGER', 'ALTER TRIGGER', 'CREATE RULE', 'ALTER RULE',
+                     'CREATE POLICY', 'ALTER POLICY')
+        execute function audit.guard_alteration();
+    create event trigger audit_guard_rewrite on table_rewrite
+        execute function audit.guard_rewrite();
+    create event trigger audit_guard_drop on sql_drop
+        execute function audit.guard_drop();
+    alter event trigger audit_guard_alteration enable always;
+    alter event trigger audit_guard_rewrite enable always;
+    alter event trigger audit_guard_drop enable always;
+    comment on event trigger audit_guard_alteration is 'Keeps the log''s guards in place.';
+    comment on event trigger audit_guard_rewrite is 'Keeps entries from being rewritten by DDL.';
+    comment on event trigger audit_guard_drop is 'Keeps the log and the days that retention keeps.';
+end
+$event_triggers$;
+
 -- Every owner, grant and policy of the log, on one page. Application roles get nothing here; the owner of a tracked table gets,
 -- from enable_tracking, what it takes to attach partitions later.
 
 set search_path = pg_catalog, pg_temp;
 
--- Owners: everything belongs to audit_owner; compiled capture functions are given to audit_capture when they are made.
+-- Owners: everything belongs to audit_owner, save what holds him back, which stays with the superuser who installs: the guards,
+-- and the schema, whose owner could drop them. Compiled capture functions are given to audit_capture when they are made.
 do $owners$
 declare
     item record;
+    installer_is_superuser constant boolean := (select rolsuper from pg_catalog.pg_roles where rolname = current_user);
 begin
-    alter schema audit owner to audit_owner;
+    if not installer_is_superuser then
+        alter schema audit owner to audit_owner;
+    end if;
+    grant usage, create on schema audit to audit_owner with grant option;
     for item in
         select c.oid::regclass::text as name,
                case c.relkind when 'v' then 'view' when 'S' then 'sequence' else 'table' end as kind
@@ -3179,11 +3686,14 @@ begin
     for item in
         select p.oid::regprocedure::text as name
         from pg_catalog.pg_proc p where p.pronamespace = 'audit'::regnamespace
+          and not (p.proname in ('refuse_alteration', 'guard_alteration', 'guard_rewrite', 'guard_drop', 'admit_to_schema')
+                   and installer_is_superuser)
     loop
         execute format('alter function %s owner to audit_owner', item.name);
     end loop;
     alter type audit.actor_context owner to audit_owner;
     alter type audit.lookup owner to audit_owner;
+    alter type audit.reader owner to audit_owner;
 end
 $owners$;
 
@@ -3192,7 +3702,10 @@ revoke all on schema audit from public;
 revoke all on all tables in schema audit from public;
 revoke all on all sequences in schema audit from public;
 revoke all on all functions in schema audit from public;
-revoke all on type audit.actor_context, audit.lookup from public;
+revoke all on type audit.actor_context, audit.lookup, audit.reader from public;
+
+-- audit_owner: puts the refusal of alterations on new days, and lets the owners of tracked tables in.
+grant execute on function audit.refuse_alteration(), audit.admit_to_schema(name) to audit_owner;
 
 -- Row-level security: enabled, not forced (forced, capture itself would fail).
 alter table audit.entry enable row level security;
@@ -3239,16 +3752,21 @@ grant usage on type audit.lookup to audit_writer;
 grant usage on schema audit to audit_reader;
 grant select on audit.entry, audit.change, audit.timeline, audit.timeline_change to audit_reader;
 grant execute on function
-    audit.find_key(bytea), audit.retention_days(), audit.upkeep_is_late(), audit.entry_moment(uuid)
+    audit.find_key(text, bytea), audit.find_session(text, bytea), audit.open_session(text, bytea, text, bytea),
+    audit.close_session(text, bytea), audit.reading_is_noted(text, text), audit.note_reading(audit.reader),
+    audit.note_export(audit.reader, jsonb, bigint), audit.note_denied_write(audit.reader, text, text),
+    audit.retention_days(), audit.upkeep_is_late(), audit.entry_moment(uuid)
     to audit_reader;
+grant usage on type audit.reader to audit_reader;
 
 -- audit_dba: reads everything, partitions included (granted where they are made), save the digests of keys.
 grant usage on schema audit to audit_dba;
 grant select on audit.entry, audit.change, audit.timeline, audit.timeline_change, audit.day_partition,
-    audit.tracked_table, audit.upkeep, audit.schema_version, audit.floor to audit_dba;
+    audit.tracked_table, audit.upkeep, audit.reading, audit.schema_version, audit.floor to audit_dba;
 grant select (prefix, workspace_id, name, role, created_at, expires_at, revoked_at) on audit.api_key to audit_dba;
+grant select (prefix, key_prefix, opened_at, ends_at) on audit.page_session to audit_dba;
 grant execute on function
-    audit.check(), audit.upkeep_status(), audit.list_keys(), audit.retention_days(), audit.upkeep_is_late(), audit.entry_moment(uuid),
+    audit.check(), audit.upkeep_status(), audit.list_keys(text), audit.retention_days(), audit.upkeep_is_late(), audit.entry_moment(uuid),
     audit.day_start(date), audit.utc_day(timestamptz), audit.days_past_retention()
     to audit_dba;
 
@@ -3259,7 +3777,8 @@ grant execute on function
     audit.maintain(), audit.prepare_days(), audit.drop_day(text, jsonb), audit.count_day(text), audit.days_past_retention(), audit.note_upkeep(text),
     audit.follow_table(bigint, text), audit.check(), audit.upkeep_status(), audit.upkeep_is_late(), audit.retention_days(),
     audit.day_start(date), audit.utc_day(timestamptz),
-    audit.create_key(text, bytea, text, text, text, timestamptz), audit.revoke_key(text), audit.list_keys()
+    audit.create_key(text, bytea, text, text, text, timestamptz), audit.rotate_key(text, text, bytea, interval, timestamptz),
+    audit.revoke_key(text), audit.list_keys(text)
     to audit_maintainer;
 
 -- The first days. As an extension none are made here: a restore runs this script before it brings the days of the dump;
@@ -3272,7 +3791,7 @@ declare
     member text;
 begin
     if exists (select from pg_catalog.pg_extension where extname = 'pg_daybook') then
-        foreach member in array array['audit.upkeep', 'audit.tracked_table', 'audit.api_key', 'audit.schema_version', 'audit.floor'] loop
+        foreach member in array array['audit.upkeep', 'audit.tracked_table', 'audit.api_key', 'audit.reading', 'audit.schema_version', 'audit.floor'] loop
             perform pg_catalog.pg_extension_config_dump(member::regclass, '');
         end loop;
         perform pg_catalog.pg_extension_config_dump(pg_get_serial_sequence('audit.tracked_table', 'id')::regclass, '');

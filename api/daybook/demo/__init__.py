@@ -16,7 +16,8 @@ from types import FrameType
 import psycopg
 
 from ..app import StartError, listen, serve
-from ..keys import Role, create_key, digest
+from ..credentials import key_secret
+from ..keys import Role, create_key
 from ..postgres import Cluster, PostgresError, Server, find_server, free_port
 from ..schema import SchemaError, migrate
 from ..settings import Settings
@@ -90,7 +91,7 @@ def _valid_key(
     superuser: psycopg.Connection[tuple[object, ...]], kept: str, workspace: str, name: str, role: Role
 ) -> str:
     """The key of an earlier start, or a new one when there is none that still works."""
-    if kept and superuser.execute("select from audit.find_key(%s)", [digest(kept)]).rowcount:
+    if kept and superuser.execute("select from audit.find_key(%s, %s)", key_secret(kept)).rowcount:
         return kept
     return create_key(superuser, workspace, name, role)
 

@@ -1,0 +1,192 @@
+-- The log against its own owner: what his rights would let him do to entries by DDL is refused by event triggers, which
+-- belong to the superuser who installs, as do their functions. Superusers pass: dumps, restores and downgrades are theirs.
+
+set search_path = pg_catalog, pg_temp;
+
+create function audit.guard_alteration()
+    returns event_trigger
+    language plpgsql
+    security invoker
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    -- Calls nothing else of the log: its owner could replace that.
+    parents constant oid[] := array[to_regclass('audit.entry'), to_regclass('audit.change')];
+    kept_from date;
+    problem text;
+    day_table text;
+    holds_rows boolean;
+begin
+    if (select rolsuper from pg_roles where rolname = current_user) then
+        return;
+    end if;
+    if tg_tag <> 'ALTER SCHEMA' and array_position(parents, null) is null and not exists (
+        select from pg_event_trigger_ddl_commands() c
+        where c.object_identity like '%audit.%' or c.objid = any(parents)
+           or exists (select from pg_inherits i where i.inhrelid = c.objid and i.inhparent = any(parents))) then
+        return;
+    end if;
+
+    select case c.object_type
+               when 'policy' then format('policy %s', c.object_identity)
+               when 'table column' then format('column %s', c.object_identity) end
+    into problem
+    from pg_event_trigger_ddl_commands() c
+    where (c.object_type = 'policy' and c.object_identity ~ ' on audit\.(entry|change)(_\w+)?$')
+       or (c.object_type = 'table column' and c.object_identity ~ '^audit\.(entry|change)(_\w+)?\.')
+    limit 1;
+
+    if problem is null and array_position(parents, null) is not null then
+        problem := 'audit.entry and audit.change where they are';
+    end if;
+    if problem is null then
+        with log_table as (
+            select p.oid, true as is_parent from unnest(parents) p(oid)
+            union all
+            select i.inhrelid, false from pg_inherits i where i.inhparent = any(parents)
+        )
+        select case
+            when c.relnamespace <> 'audit'::regnamespace or case
+                when t.is_parent then c.relname not in ('entry', 'change')
+                when c.relname ~ '^(entry|change)_beyond$' then false
+                -- A day is named after its last one, and what retention may drop is told by the name.
+                else c.relname !~ '^(entry|change)_[0-9]{8}$'
+                    or (to_date(right(c.relname, 8), 'YYYYMMDD') + 1)::timestamp at time zone 'UTC' is distinct from
+                       (regexp_match(pg_get_expr(c.relpartbound, c.oid), 'TO \(''([^'']+)''\)'))[1]::timestamptz end
+                then format('the name of %s', c.oid::regclass)
+            when c.relrowsecurity <> t.is_parent or c.relforcerowsecurity
+                then format('the row-level security of %s', c.oid::regclass)
+            -- BEFORE UPDATE OR DELETE for each row and BEFORE TRUNCATE, none of them disabled or narrowed by WHEN or columns.
+            when (select count(distinct g.tgtype) from pg_trigger g
+                  where g.tgrelid = c.oid and g.tgfoid = to_regproc('audit.refuse_alteration') and g.tgtype in (27, 34)) <> 2
+              or exists (select from pg_trigger g where g.tgrelid = c.oid and g.tgfoid = to_regproc('audit.refuse_alteration')
+                         and (g.tgenabled not in ('O', 'A') or g.tgqual is not null or g.tgattr <> ''))
+                then format('the triggers of %s that refuse UPDATE, DELETE and TRUNCATE', c.oid::regclass)
+            when exists (select from pg_trigger g where g.tgrelid = c.oid and not g.tgisinternal
+                         and g.tgfoid is distinct from to_regproc('audit.refuse_alteration'))
+              or exists (select from pg_rewrite r where r.ev_class = c.oid)
+                then format('%s free of other triggers and of rules', c.oid::regclass)
+            end
+        into problem
+        from log_table t
+        join pg_class c on c.oid = t.oid
+        order by 1
+        limit 1;
+    end if;
+    if problem is null then
+        kept_from := (clock_timestamp() at time zone 'UTC')::date - (select retention_days from audit.upkeep);
+        for day_table in
+            select c.relname from pg_class c
+            where c.relnamespace = 'audit'::regnamespace and c.relkind = 'r' and not c.relispartition
+              and case
+                  -- Upkeep takes it out for a moment, with a row trigger of its own when there are rows.
+                  when c.relname ~ '^(entry|change)_beyond$' then not exists (
+                      select from pg_trigger g where g.tgrelid = c.oid and g.tgfoid = to_regproc('audit.refuse_alteration')
+                      and g.tgtype = 27 and g.tgenabled in ('O', 'A') and g.tgqual is null and g.tgattr = '')
+                  else c.relname ~ '^(entry|change)_[0-9]{8}$' and to_date(right(c.relname, 8), 'YYYYMMDD') >= kept_from end
+              and has_table_privilege(c.oid, 'select')
+        loop
+            execute format('select exists (select from audit.%I)', day_table) into holds_rows;
+            if holds_rows then
+                problem := format('day partition %s in the log: retention keeps it', day_table);
+            end if;
+        end loop;
+    end if;
+
+    if problem is not null then
+        raise exception 'the audit log is only ever added to: % would not leave %', tg_tag, problem
+            using errcode = 'insufficient_privilege',
+                  hint = 'Upkeep ("daybook maintain") makes and drops days; what else must change takes a superuser.';
+    end if;
+end
+$function$;
+comment on function audit.guard_alteration() is
+    'Event trigger: refuses what would take the log''s guards away (triggers, row-level security, policies), rename its columns, or take a day out that retention keeps.';
+
+create function audit.guard_rewrite()
+    returns event_trigger
+    language plpgsql
+    security invoker
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    rewritten text;
+begin
+    if (select rolsuper from pg_roles where rolname = current_user) then
+        return;
+    end if;
+    select c.oid::regclass into rewritten
+    from pg_class c
+    where c.oid = pg_event_trigger_table_rewrite_oid()
+      and c.relnamespace = 'audit'::regnamespace and c.relname ~ '^(entry|change)(_|$)';
+    if rewritten is not null then
+        raise exception 'the audit log is only ever added to: % would rewrite %', tg_tag, rewritten
+            using errcode = 'insufficient_privilege', hint = 'A change that rewrites entries takes a superuser.';
+    end if;
+end
+$function$;
+comment on function audit.guard_rewrite() is 'Event trigger: refuses to rewrite entries by ALTER TABLE.';
+
+create function audit.guard_drop()
+    returns event_trigger
+    language plpgsql
+    security invoker
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    dropped record;
+    day_name text;
+begin
+    if (select rolsuper from pg_roles where rolname = current_user) then
+        return;
+    end if;
+    for dropped in
+        select d.object_type, d.object_identity, d.address_names[2] as table_name
+        from pg_event_trigger_dropped_objects() d
+        where d.object_type in ('table', 'trigger', 'policy', 'rule', 'table column')
+          and d.address_names[1] = 'audit' and d.address_names[2] ~ '^(entry|change)(_|$)'
+    loop
+        if dropped.object_type <> 'table' then
+            -- What goes with its table is judged by the table.
+            continue when to_regclass(format('audit.%I', dropped.table_name)) is null;
+        elsif dropped.table_name ~ '^(entry|change)_[0-9]{8}$' then
+            day_name := 'entry' || right(dropped.table_name, 9);
+            continue when to_date(right(day_name, 8), 'YYYYMMDD')
+                    < (clock_timestamp() at time zone 'UTC')::date - (select retention_days from audit.upkeep)
+                -- Not without its trace: drop_day writes it first, in this transaction.
+                and exists (select from audit.entry e
+                            where e.created_at > now() - interval '1 day' and e.workspace_id is null
+                              and e.event = 'day_dropped' and e.resource_id = day_name
+                              and e.transaction_id = pg_current_xact_id());
+        end if;
+        raise exception 'the audit log is only ever added to: % would drop % %', tg_tag, dropped.object_type, dropped.object_identity
+            using errcode = 'insufficient_privilege',
+                  hint = 'Days past retention are dropped by upkeep ("daybook maintain"), with an entry that says so.';
+    end loop;
+end
+$function$;
+comment on function audit.guard_drop() is
+    'Event trigger: refuses to drop the log, its guards and its days, save a day past retention whose day_dropped entry stands in the same transaction.';
+
+do $event_triggers$
+begin
+    if not (select rolsuper from pg_catalog.pg_roles where rolname = current_user) then
+        raise notice 'event triggers need a superuser and were left out: the owner of the log is held back by its triggers alone, which he can disable';
+        return;
+    end if;
+    create event trigger audit_guard_alteration on ddl_command_end
+        when tag in ('ALTER TABLE', 'ALTER SCHEMA', 'CREATE TRIGGER', 'ALTER TRIGGER', 'CREATE RULE', 'ALTER RULE',
+                     'CREATE POLICY', 'ALTER POLICY')
+        execute function audit.guard_alteration();
+    create event trigger audit_guard_rewrite on table_rewrite
+        execute function audit.guard_rewrite();
+    create event trigger audit_guard_drop on sql_drop
+        execute function audit.guard_drop();
+    alter event trigger audit_guard_alteration enable always;
+    alter event trigger audit_guard_rewrite enable always;
+    alter event trigger audit_guard_drop enable always;
+    comment on event trigger audit_guard_alteration is 'Keeps the log''s guards in place.';
+    comment on event trigger audit_guard_rewrite is 'Keeps entries from being rewritten by DDL.';
+    comment on event trigger audit_guard_drop is 'Keeps the log and the days that retention keeps.';
+end
+$event_triggers$;

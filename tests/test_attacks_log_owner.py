@@ -1,0 +1,180 @@
+"""The owner of the log as its attacker: whoever may become audit_owner (upkeep's login does) cannot alter an entry.
+
+It must not hold what other roles try; test_rights.py and the other attacks do.
+"""
+
+import psycopg
+import pytest
+
+from daybook.upkeep import maintain
+from tests.conftest import Database
+from tests.trail import Connection, count
+
+
+@pytest.fixture
+def owner(database: Database, db: Connection) -> Connection:
+    """Upkeep's login, become audit_owner; the log holds entries and changes of today."""
+    db.execute("create table document (id integer primary key, workspace_id text)")
+    db.execute("select audit.enable_tracking('document')")
+    db.execute("insert into document values (1, 'acme'), (2, 'acme')")
+    db.execute("update document set workspace_id = 'globex' where id = 1")
+    connection = database.connect("maintainer")
+    connection.execute("set role audit_owner")
+    return connection
+
+
+def written(statement: str) -> bytes:
+    """The statement, with today's day partition in it as the session's date says."""
+    return (
+        "do $attack$ declare day text := to_char(clock_timestamp() at time zone 'UTC', 'YYYYMMDD'); begin"
+        f" execute replace($statement${statement}$statement$, 'TODAY', day); end $attack$"
+    ).encode()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "update audit.entry set actor_id = 'x'",
+        "update audit.entry_TODAY set actor_id = 'x'",
+        "delete from audit.entry",
+        "delete from audit.change_TODAY",
+        "truncate audit.entry",
+        "truncate audit.change_TODAY",
+        "alter table audit.entry disable trigger all",
+        "alter table audit.entry disable trigger entry_is_never_altered",
+        "alter table audit.entry enable replica trigger entry_is_never_altered",
+        "alter table audit.entry_TODAY disable trigger user",
+        "alter table audit.entry_TODAY disable trigger entry_is_never_altered",
+        "drop trigger entry_is_never_truncated on audit.entry",
+        "drop trigger change_is_never_truncated on audit.change_TODAY",
+        (
+            "create or replace trigger entry_is_never_altered before update or delete on audit.entry for each row"
+            " when (false) execute function audit.refuse_alteration()"
+        ),
+        (
+            "create or replace trigger entry_is_never_truncated before truncate on audit.entry_TODAY for each statement"
+            " when (false) execute function audit.refuse_alteration()"
+        ),
+        (
+            "create trigger swallow before insert on audit.entry for each row"
+            " execute function suppress_redundant_updates_trigger()"
+        ),
+        "create rule swallow as on insert to audit.entry do instead nothing",
+        "create or replace function audit.refuse_alteration() returns trigger language plpgsql as 'begin end'",
+        "alter function audit.refuse_alteration() security definer",
+        "create or replace function audit.guard_drop() returns event_trigger language plpgsql as 'begin end'",
+        "drop function audit.guard_drop() cascade",
+        "alter event trigger audit_guard_drop disable",
+        "drop event trigger audit_guard_alteration",
+        "drop table audit.entry cascade",
+        "drop table audit.entry_TODAY",
+        "drop table audit.change_TODAY",
+        "drop table audit.entry_beyond",
+        "drop schema audit cascade",
+        "drop owned by audit_owner cascade",
+        "alter table audit.entry detach partition audit.entry_TODAY",
+        "alter table audit.entry set schema public",
+        "alter table audit.entry_TODAY set schema public",
+        "alter table audit.entry rename to entry_of_old",
+        "alter table audit.entry_TODAY rename to entry_20200101",
+        "alter table audit.entry_beyond rename to entry_20200101",
+        "alter table audit.entry detach partition audit.entry_beyond; drop table audit.entry_beyond",
+        "alter schema audit rename to audit_of_old",
+        "alter schema audit owner to audit_maintainer",
+        "alter table audit.entry rename column before to once",
+        "alter table audit.entry drop column before cascade",
+        "drop view audit.timeline cascade; alter table audit.entry alter column actor_id type text using 'x'",
+        "drop view audit.timeline_change cascade; alter table audit.change alter column before type jsonb using null",
+        "alter table audit.entry rename column row_key to note",
+        "alter table audit.entry disable row level security",
+        "alter table audit.entry force row level security",
+        "alter table audit.entry_TODAY enable row level security",
+        "drop policy reader_sees_own_workspace on audit.entry",
+        "alter policy reader_sees_own_workspace on audit.change using (true)",
+        "create policy everybody on audit.entry for select to audit_reader using (true)",
+        "set session_replication_role = replica",
+    ],
+)
+def test_the_owner_of_the_log_is_refused(owner: Connection, db: Connection, statement: str) -> None:
+    before = db.execute("select * from audit.entry order by id").fetchall()
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        owner.execute(written(statement))
+    assert db.execute("select * from audit.entry order by id").fetchall() == before
+
+
+def test_a_day_that_was_detached_half_way_is_listed_as_missing_from_the_log(owner: Connection, db: Connection) -> None:
+    day = db.execute("select 'entry_' || to_char(clock_timestamp() at time zone 'UTC', 'YYYYMMDD')").fetchone()
+    assert day is not None
+    db.execute(f"alter table audit.entry detach partition audit.{day[0]}".encode())
+    found = db.execute(
+        "select severity, problem, object_name from audit.check() where problem = 'day_detached'"
+    ).fetchall()
+    assert found == [("bypass", "day_detached", f"audit.{day[0]}")]
+
+
+def test_a_day_that_the_owner_began_to_detach_concurrently_cannot_be_altered_and_is_listed(
+    owner: Connection, db: Connection
+) -> None:
+    day = db.execute("select 'entry_' || to_char(clock_timestamp() at time zone 'UTC', 'YYYYMMDD')").fetchone()
+    assert day is not None
+    for end in ("concurrently", "finalize"):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="the audit log is only ever added to"):
+            owner.execute(f"alter table audit.entry detach partition audit.{day[0]} {end}".encode())
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="the audit log is only ever added to"):
+        owner.execute(f"update audit.{day[0]} set actor_id = 'x'".encode())
+    assert count(db, "select count(*) from audit.check() where problem = 'day_detached'") == 1
+
+
+def test_entries_past_the_prepared_days_cannot_be_altered_either(owner: Connection, db: Connection) -> None:
+    db.execute(
+        "insert into audit.entry (id, created_at, event, operation, resource_type, actor_type, actor_id, actor_name,"
+        " row_count, database_user, transaction_id) select audit.new_entry_id(moment), moment, 'x_done', 'EVENT', 'x',"
+        " 'system', 'system', 'system', 0, 'x', '1' from (select clock_timestamp() + interval '100 days') m (moment)"
+    )
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="the audit log is only ever added to"):
+        owner.execute("alter table audit.entry detach partition audit.entry_beyond")
+    db.execute("update audit.upkeep set days_ahead = 200")
+    assert owner.execute("select audit.prepare_days() > 0").fetchone() == (True,)
+    assert count(db, "select count(*) from audit.entry where event = 'x_done'") == 1
+
+
+def make_an_old_day(db: Connection) -> str:
+    """A day partition 100 days back, with an entry."""
+    db.execute("select audit.create_day(audit.utc_day(clock_timestamp()) - 100)")
+    db.execute(
+        "insert into audit.entry (id, created_at, event, operation, resource_type, actor_type, actor_id, actor_name,"
+        " row_count, database_user, transaction_id) select audit.new_entry_id(moment), moment, 'x_done', 'EVENT', 'x',"
+        " 'system', 'system', 'system', 0, 'x', '1' from (select clock_timestamp() - interval '100 days') m (moment)"
+    )
+    day = db.execute("select min(partition_name) from audit.day_partition where log_table = 'entry'").fetchone()
+    assert day is not None
+    return str(day[0])
+
+
+def test_a_day_past_retention_is_dropped_through_upkeep_alone(
+    database: Database, owner: Connection, db: Connection
+) -> None:
+    day = make_an_old_day(db)
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="would drop table"):
+        owner.execute(f"drop table audit.{day}".encode())
+    assert maintain(database.url("maintainer")).days_dropped == [day]
+    assert count(db, "select count(*) from audit.entry where event = 'day_dropped'") == 1
+
+
+def test_a_day_past_retention_is_dropped_by_upkeep_in_the_database_too(
+    database: Database, owner: Connection, db: Connection
+) -> None:
+    day = make_an_old_day(db)
+    done = database.connect("maintainer").execute("select audit.maintain() -> 'days_dropped'").fetchone()
+    assert done == ([day],)
+
+
+def test_an_application_s_own_tables_of_such_names_are_its_own(database: Database, db: Connection) -> None:
+    app = database.connect("app_owner")
+    app.execute("create table entry_20260314 (id integer primary key, audit text)")
+    app.execute("create table entry (id integer); create table change_20260314 (id integer)")
+    app.execute("alter table entry_20260314 add title text default clock_timestamp()::text")
+    app.execute("alter table entry_20260314 rename audit to note; alter table entry_20260314 drop column note")
+    app.execute("create rule nothing as on insert to entry do instead nothing")
+    app.execute("drop table entry, entry_20260314, change_20260314")
+    assert count(db, "select count(*) from pg_class where relname = 'change_20260314'") == 0
