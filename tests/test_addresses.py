@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from daybook.addresses import base_url, page_link, parse_query
+from daybook.addresses import base_url, client_address, page_link, parse_query
 from daybook.settings import Settings
 
 PROXY = "10.1.2.3"
@@ -69,3 +69,27 @@ def test_hosts_may_be_ipv6() -> None:
 
 def test_bytes_that_are_no_utf_8_go_through_a_link_unchanged() -> None:
     assert page_link("/", parse_query(b"b=\xff&a=%C3%28&page=1"), 2) == "/?a=%C3%28&b=%FF&page=2"
+
+
+@pytest.mark.parametrize(
+    ("client", "forwarded", "address"),
+    [
+        ("10.0.0.1", [], "10.0.0.1"),
+        ("10.0.0.1", ["192.0.2.7"], "192.0.2.7"),
+        ("10.0.0.1", ["6.6.6.6, 192.0.2.7"], "192.0.2.7"),
+        ("10.0.0.1", ["6.6.6.6", "192.0.2.7, 10.0.0.2"], "192.0.2.7"),
+        ("10.0.0.1", ["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
+        ("10.0.0.1", ["unknown"], None),
+        ("10.0.0.1", ["192.0.2.7:4711"], None),
+        ("192.0.2.9", ["6.6.6.6"], "192.0.2.9"),
+        ("2001:DB8::1", [], "2001:db8::1"),
+        ("testclient", ["6.6.6.6"], None),
+        (None, ["6.6.6.6"], None),
+    ],
+)
+def test_the_sender_is_the_last_address_that_is_no_trusted_proxy(
+    client: str | None, forwarded: list[str], address: str | None
+) -> None:
+    settings = Settings(database_url="", trusted_proxies=(ipaddress.ip_network("10.0.0.0/8"),))
+    headers = [(b"X-Forwarded-For", value.encode()) for value in forwarded]
+    assert client_address(settings, headers, client) == address
