@@ -78,9 +78,8 @@ def test_without_an_overlap_the_old_key_is_revoked_at_once(db: Connection, old: 
 
 def test_a_key_made_for_some_time_is_replaced_by_one_for_as_long(db: Connection) -> None:
     old = keys.create_key(db, "acme", "Ada's key", "admin", in_hours(10))
-    db.execute(
-        "update audit.api_key set created_at = created_at - interval '6 hours', expires_at = expires_at - interval '6 hours'"
-    )
+    earlier = "created_at = created_at - interval '6 hours', expires_at = expires_at - interval '6 hours'"
+    db.execute(f"update audit.api_key set {earlier}".encode())
     rotated = keys.rotate_key(db, old[8:16], timedelta(hours=24))
     assert rotated is not None
     assert rotated.old_key_ends_at is not None

@@ -1,4 +1,4 @@
-"""Database is the app's pool and the ways through it, both as audit_reader and bounded in time: reading and noting.
+"""Database is the app's pool and the ways to the log, all as audit_reader and bounded: reading, noting, exporting.
 
 It holds no query on the log; those stand in queries.py.
 """
@@ -25,6 +25,11 @@ Row = dict[str, Any]
 Connection = AsyncConnection[Row]
 
 logger = logging.getLogger("daybook")
+
+# Exports at one time in one process: each has a connection of its own, so that they keep no reader waiting.
+MOST_EXPORTS = 4
+# Seconds that an export waits for its client to take what was sent, before its snapshot is given up.
+LONGEST_PAUSE = 60
 
 # What a name means must not depend on who may create functions where the login looks for them. A generic plan locks and
 # plans every day partition; a custom one the few that the time bound leaves.
@@ -66,18 +71,21 @@ class Database:
     def __init__(self, conninfo: str, *, pool_size: int, patience: float, statement_timeout: float) -> None:
         self.patience = patience
         self.statement_timeout = statement_timeout
+        self._exports = 0
+        self._options: dict[str, Any] = {
+            "autocommit": True,
+            "row_factory": dict_row,
+            # No prepared statements: poolers lose them, and their generic plans are of no use here.
+            "prepare_threshold": None,
+            "application_name": "daybook serve",
+            "client_encoding": "utf8",
+            "connect_timeout": 10,
+        }
+        self._conninfo = conninfo
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             conninfo,
             connection_class=AsyncConnection[Row],
-            kwargs={
-                "autocommit": True,
-                "row_factory": dict_row,
-                # No prepared statements: poolers lose them, and their generic plans are of no use here.
-                "prepare_threshold": None,
-                "application_name": "daybook serve",
-                "client_encoding": "utf8",
-                "connect_timeout": 10,
-            },
+            kwargs=self._options,
             min_size=1,
             max_size=pool_size,
             timeout=patience,
@@ -127,6 +135,30 @@ class Database:
                 await connection.execute("commit")
         except (psycopg.Error, TimeoutError) as error:
             raise _unreadable("noting", error) from error
+
+    @asynccontextmanager
+    async def exporting(self, workspace_id: str) -> AsyncIterator[Connection]:
+        """One snapshot, for as long as it takes, on a connection of its own; each statement is bounded as in reading.
+
+        Raises Unreadable as `reading` does, and when too many exports run already.
+        """
+        if self._exports >= MOST_EXPORTS:
+            raise Unreadable("Too many exports are running. Please try again later.")
+        self._exports += 1
+        try:
+            opening = AsyncConnection[Row].connect(self._conninfo, **self._options)
+            async with await opening as connection:
+                await _configure(connection)
+                async with connection.transaction():
+                    await connection.execute(_BEGIN, self._values(workspace_id))
+                    await connection.execute(
+                        "select set_config('idle_in_transaction_session_timeout', %s, true)", [f"{LONGEST_PAUSE}s"]
+                    )
+                    yield connection
+        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+            raise _unreadable("exporting", error) from error
+        finally:
+            self._exports -= 1
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Connection]:

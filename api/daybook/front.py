@@ -5,7 +5,7 @@ It reads neither the database nor a request's body.
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from litestar import Litestar, MediaType, Request, Response
@@ -19,6 +19,8 @@ READING_METHODS = "GET, HEAD, OPTIONS"
 WRITING_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 SCHEMA = "/schema/openapi.json"
 LONGEST_QUERY = 32_768
+# In the scope of a request whose answer's body nobody gets.
+WITHOUT_BODY = "daybook.without_body"
 
 # For every answer that does not say otherwise: what it holds is one reader's, and no document of its own.
 HEADERS = (
@@ -64,7 +66,8 @@ async def front(
         # Litestar adds an HTML page for whatever else is asked for below /schema.
         await _refuse(NotFound(), send)
     elif method == "HEAD":
-        await app({**scope, "method": "GET"}, receive, _without_body(_with_headers(send)))
+        got = cast("HTTPScope", {**scope, "method": "GET", WITHOUT_BODY: True})
+        await app(got, receive, _without_body(_with_headers(send)))
     elif method == "OPTIONS":
         await app(scope, receive, _as_ok(_with_headers(send)))
     else:

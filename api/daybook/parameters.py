@@ -22,6 +22,16 @@ DEFAULT_DAYS = 90
 DEFAULT_PAGE_SIZE = 50
 MAXIMUM_PAGE_SIZE = 1000
 EXPANSIONS = ("changes", "context", "actor", "resource")
+FILTERS = (
+    "days",
+    "event",
+    "performer_id",
+    "resource_type",
+    "resource_id",
+    "created_after",
+    "created_before",
+    "request_id",
+)
 REQUIRED = "This field is required."
 LONGEST_TEXT = 10_000
 
@@ -90,6 +100,15 @@ def parse_listing(query: Pairs, reader: Reader, *, resource_required: bool = Fal
         filters=filters,
         expand=frozenset(expand),
     )
+
+
+def given_filters(query: Pairs) -> dict[str, list[str]]:
+    """The filters of a list as they were asked for, for the record of an export."""
+    given: dict[str, list[str]] = {}
+    for name, value in query:
+        if name in FILTERS:
+            given.setdefault(name, []).append(value)
+    return given
 
 
 def parse_filters(form: Form) -> dict[str, object]:

@@ -12,6 +12,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from psycopg.types.json import Jsonb
+
 from .credentials import Reader, Secret, Visitor
 from .database import Connection, Database, Row
 from .errors import InvalidPage, NotFound
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 SHOWN_CHANGES = 20
 SHOWN_COLUMNS = 100
 SHOWN_CHARACTERS = 500
+EXPORTED_AT_ONCE = 200
 
 # Each filter's clause over audit.timeline; its value is bound under the same name.
 CLAUSES = {
@@ -177,6 +180,47 @@ async def _reading(database: Database, reader: Reader) -> AsyncIterator[Connecti
         yield connection
 
 
+@dataclass(frozen=True, slots=True)
+class Export:
+    """All entries that meet the filters, in one snapshot: how many, and they themselves, newest first, in batches.
+
+    Each batch comes with the first rows of its bulk entries.
+    """
+
+    count: int
+    batches: AsyncIterator[tuple[Sequence[Row], Mapping[UUID, Sequence[Row]]]]
+
+
+@asynccontextmanager
+async def exporting(
+    database: Database, reader: Reader, listing: Listing, given: Mapping[str, Sequence[str]], *, with_changes: bool
+) -> AsyncIterator[Export]:
+    """An export, recorded with the filter as it was `given` before its first entry is read.
+
+    `with_changes` asks for the first rows of bulk entries too. Raises Unreadable when it cannot be read or recorded.
+    """
+    filters = {**listing.filters, "workspace_id": reader.workspace_id, "since": listing.since}
+    if not reader.is_noted:
+        await note_reading(database, reader)
+    async with database.exporting(reader.workspace_id) as connection:
+        counting = f"select count(*) as count from ({_entries('1', filters)}) as entry"
+        count = await _count(await connection.execute(counting.encode(), filters))
+        noted = {**_reader_values(reader), "filter": Jsonb(given), "row_count": count}
+        async with database.noting() as noting:
+            await noting.execute(f"select audit.note_export({_READER}, %(filter)s, %(row_count)s)".encode(), noted)
+        yield Export(count, _batches(connection, reader, filters, listing.expand, with_changes))
+
+
+async def _batches(
+    connection: Connection, reader: Reader, filters: Mapping[str, Any], expand: frozenset[str], with_changes: bool
+) -> AsyncIterator[tuple[Sequence[Row], Mapping[UUID, Sequence[Row]]]]:
+    selecting = f"{_entries(_columns(expand), filters)} order by created_at desc, id desc"
+    async with connection.cursor(name="export") as cursor:
+        await cursor.execute(selecting.encode(), filters)
+        while rows := await cursor.fetchmany(EXPORTED_AT_ONCE):
+            yield rows, await _first_changes(connection, reader, rows) if with_changes else {}
+
+
 async def find_entries(database: Database, reader: Reader, listing: Listing, *, for_page: bool = False) -> Found:
     """A page of entries, newest first. Raises InvalidPage past the end.
 
@@ -226,6 +270,11 @@ async def find_entry(database: Database, reader: Reader, entry_id: str, *, for_p
 
 async def first_changes(database: Database, reader: Reader, entries: Iterable[Row]) -> dict[UUID, list[Row]]:
     """For each bulk entry among these its first rows, one more than are shown, in one query."""
+    async with _reading(database, reader) as connection:
+        return await _first_changes(connection, reader, entries)
+
+
+async def _first_changes(connection: Connection, reader: Reader, entries: Iterable[Row]) -> dict[UUID, list[Row]]:
     bulk = [(entry["id"], entry["created_at"]) for entry in entries if entry["row_count"] > 1]
     if not bulk:
         return {}
@@ -247,9 +296,8 @@ async def first_changes(database: Database, reader: Reader, entries: Iterable[Ro
             limit {SHOWN_CHANGES + 1}) as found
         order by wanted.id, {_ORDER_OF_CHANGES}"""
     found: dict[UUID, list[Row]] = {entry_id: [] for entry_id, _ in bulk}
-    async with _reading(database, reader) as connection:
-        for row in await (await connection.execute(selecting.encode(), values)).fetchall():
-            found[row.pop("entry_id")].append(row)
+    for row in await (await connection.execute(selecting.encode(), values)).fetchall():
+        found[row.pop("entry_id")].append(row)
     return found
 
 

@@ -3,11 +3,15 @@
 They know no SQL; what a parameter means stands in parameters.py, what an answer looks like in answers.py.
 """
 
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any, NamedTuple
 
 from litestar import Request, Router, get
 from litestar.di import NamedDependency, Provide
 from litestar.params import Parameter, SkipValidation
+from litestar.response import Stream
 from litestar.types import HTTPScope
 
 from . import answers, queries
@@ -17,6 +21,8 @@ from .authentication import Authentication
 from .credentials import Reader, Visitor
 from .database import Database, Row
 from .errors import Unreadable
+from .exports import CSV_EXPANSIONS, write_csv, write_ndjson
+from .front import WITHOUT_BODY
 from .openapi import (
     HEALTH_REFUSALS,
     REFUSALS,
@@ -26,11 +32,12 @@ from .openapi import (
     ResourceOperation,
     WorkspaceOperation,
 )
-from .parameters import Listing, parse_expand, parse_listing, parse_page, parse_page_size
+from .parameters import Listing, given_filters, parse_expand, parse_listing, parse_page, parse_page_size
 from .settings import Settings
 
 WORKSPACE_PATH = "/api/v1/notification/workspace/"
 RESOURCE_PATH = "/api/v1/notification/resource/"
+EXPORT_PATH = "/api/v1/notification/export."
 LONGEST_USER_AGENT = 250
 
 
@@ -42,6 +49,7 @@ class Asked(NamedTuple):
 
 
 AnyRequest = Request[Any, Any, Any]
+Writer = Callable[[queries.Export], AsyncIterator[bytes]]
 TheDatabase = NamedDependency[SkipValidation[Database]]
 TheSettings = NamedDependency[SkipValidation[Settings]]
 TheAuthentication = NamedDependency[SkipValidation[Authentication]]
@@ -158,6 +166,63 @@ async def list_changes(database: TheDatabase, reader: TheReader, entry: TheEntry
     return answers.change_page(found, asked.base, answers.changes_path(entry["id"]), asked.query)
 
 
+async def _export(
+    database: Database, reader: Reader, listing: Listing, asked: Asked, write: Writer, with_changes: bool
+) -> AsyncIterator[bytes]:
+    """An export, piece by piece; the first piece is empty and comes when everything is ready and recorded."""
+    given = given_filters(asked.query)
+    async with queries.exporting(database, reader, listing, given, with_changes=with_changes) as export:
+        yield b""
+        async for piece in write(export):
+            yield piece
+
+
+async def _begun(request: AnyRequest, export: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """An export whose refusals have been raised by now; a HEAD begins none."""
+    if request.scope.get(WITHOUT_BODY):
+        return _nothing()
+    await anext(export)
+    return export
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    yield b""
+
+
+def _attachment(name: str) -> dict[str, str]:
+    return {"Content-Disposition": f'attachment; filename="{name}"'}
+
+
+@get(
+    EXPORT_PATH + "ndjson",
+    dependencies={"listing": Provide(provide_workspace_listing)},
+    media_type="application/x-ndjson",
+    summary="The workspace's entries, all of them, one JSON object a line",
+)
+async def export_ndjson(
+    request: AnyRequest, database: TheDatabase, reader: TheReader, listing: TheListing, asked: TheRequest
+) -> Stream:
+    """All entries that meet the filters, newest first; the last line is a manifest, without which it was cut short."""
+    write = partial(write_ndjson, base=asked.base, expand=listing.expand)
+    export = _export(database, reader, listing, asked, write, "changes" in listing.expand)
+    return Stream(await _begun(request, export), headers=_attachment("audit-log.ndjson"))
+
+
+@get(
+    EXPORT_PATH + "csv",
+    dependencies={"listing": Provide(provide_workspace_listing)},
+    media_type="text/csv; header=present",
+    summary="The workspace's entries, all of them, as CSV",
+)
+async def export_csv(
+    request: AnyRequest, database: TheDatabase, reader: TheReader, listing: TheListing, asked: TheRequest
+) -> Stream:
+    """All entries that meet the filters, newest first (RFC 4180); the rows of bulk entries are not in it."""
+    whole = replace(listing, expand=CSV_EXPANSIONS)
+    export = _export(database, reader, whole, asked, write_csv, False)
+    return Stream(await _begun(request, export), headers=_attachment("audit-log.csv"))
+
+
 @get("/healthz", responses=HEALTH_REFUSALS, summary="Whether the log can be read")
 async def show_health(database: TheDatabase) -> Health:
     """Whether the log can be read and is being looked after; needs no credentials."""
@@ -170,6 +235,14 @@ def make_router() -> Router:
     """All routes of the REST app; they need the dependencies `database`, `authentication` and `settings`."""
     return Router(
         "/",
-        route_handlers=[list_workspace, list_resource, show_entry, list_changes, show_health],
+        route_handlers=[
+            list_workspace,
+            list_resource,
+            show_entry,
+            list_changes,
+            export_ndjson,
+            export_csv,
+            show_health,
+        ],
         dependencies={"asked": Provide(provide_asked), "reader": Provide(provide_reader)},
     )
