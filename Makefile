@@ -13,7 +13,7 @@ PYTEST := $(PYTHON) -m pytest -n $(WORKERS) --dist loadgroup
 .DEFAULT_GOAL := help
 .SUFFIXES:
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-all lint format check freeze extension bench wheel requirements clean
+.PHONY: help venv demo test test-all lint format check freeze extension bench bench-rights wheel requirements clean
 
 help: ## list the targets
 	@echo "make TARGET, where TARGET is one of"
@@ -53,6 +53,9 @@ extension: ## build build/extension, to be copied into a server's share/extensio
 
 bench: $(VENV)/.dev ## measure against untracked tables (ARGS="--help")
 	@$(PYTHON) -m bench $(ARGS)
+
+bench-rights: $(VENV)/.dev ## measure what row-level security, authentication and recording add to reading
+	@$(PYTHON) -m bench.rights $(ARGS)
 
 wheel: $(VENV)/.dev ## build the wheel into dist/
 	@$(PYTHON) -m build --wheel --no-isolation --outdir dist

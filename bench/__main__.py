@@ -7,20 +7,15 @@ pg_total_relation_size: wall time on a shared machine means little. It must not 
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import psycopg
 
-from daybook.postgres import Cluster, find_server
-from daybook.schema import migrate
-
-Connection = psycopg.Connection[tuple[Any, ...]]
+from .servers import Connection, cpu_time, started
 
 ROWS = 10_000
 TRANSACTIONS = 500
@@ -51,18 +46,8 @@ def main() -> None:
     parser.add_argument("--postgres", type=int, metavar="VERSION", help="major version of the server (newest)")
     parser.add_argument("--rounds", type=int, default=7, help="rounds that count, after one that does not (7)")
     options = parser.parse_args()
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(prefix="pg-daybook-bench-", dir=memory if memory.is_dir() else None) as folder:
-        Path(folder).chmod(0o755)
-        settings: dict[str, str | int] = {
-            "max_wal_size": "8GB",
-            "checkpoint_timeout": "1h",
-            "autovacuum": "off",
-            "shared_buffers": "512MB",
-        }
-        with Cluster(find_server(options.postgres), Path(folder) / "cluster", settings=settings) as cluster:
-            migrate(cluster.url())
-            print_table(cluster.server.version, measure(cluster.url(), options.rounds))
+    with started(options.postgres) as cluster:
+        print_table(cluster.server.version, measure(cluster.url(), options.rounds))
 
 
 def measure(url: str, rounds: int) -> dict[tuple[str, str], list[Cost]]:
@@ -113,10 +98,9 @@ def bulk_update(connection: Connection, table: str, number: int) -> int:
 
 def measured(connection: Connection, run: Callable[[], int]) -> Cost:
     """Return what a workload cost for each row it changed."""
-    schedstat = Path(f"/proc/{connection.info.backend_pid}/schedstat")
-    wal, log, cpu = wal_position(connection), log_size(connection), int(schedstat.read_text().split()[0])
+    wal, log, cpu = wal_position(connection), log_size(connection), cpu_time(connection)
     rows = run()
-    cpu = int(schedstat.read_text().split()[0]) - cpu
+    cpu = cpu_time(connection) - cpu
     return Cost(cpu / 1000 / rows, (wal_position(connection) - wal) / rows, (log_size(connection) - log) / rows)
 
 

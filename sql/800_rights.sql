@@ -49,13 +49,14 @@ revoke all on type audit.actor_context, audit.lookup, audit.reader from public;
 -- audit_owner: puts the refusal of alterations on new days, and lets the owners of tracked tables in.
 grant execute on function audit.refuse_alteration(), audit.admit_to_schema(name) to audit_owner;
 
--- Row-level security: enabled, not forced (forced, capture itself would fail).
+-- Row-level security: enabled, not forced (forced, capture itself would fail). The workspace is the one that the reader's own
+-- transaction names, read once for a query: as a bare call it would be made for each row.
 alter table audit.entry enable row level security;
 alter table audit.change enable row level security;
 create policy reader_sees_own_workspace on audit.entry for select to audit_reader
-    using (workspace_id = current_setting('audit.reader_workspace', true));
+    using (workspace_id = (select current_setting('audit.reader_workspace', true)));
 create policy reader_sees_own_workspace on audit.change for select to audit_reader
-    using (workspace_id = current_setting('audit.reader_workspace', true));
+    using (workspace_id = (select current_setting('audit.reader_workspace', true)));
 create policy dba_sees_everything on audit.entry for select to audit_dba using (true);
 create policy dba_sees_everything on audit.change for select to audit_dba using (true);
 create policy capture_inserts on audit.entry for insert to audit_capture with check (true);

@@ -211,9 +211,9 @@ def test_an_export_that_breaks_off_has_no_manifest(
     [add_entry(db, today(hours=-1, seconds=second)) for second in range(2)]
     whole = queries._first_changes
 
-    async def breaking(connection: Any, reader: Any, rows: Any) -> Any:
+    async def breaking(connection: Any, rows: Any) -> Any:
         db.execute("select pg_terminate_backend(pid, 5000) from pg_stat_activity where query like 'FETCH%'")
-        return await whole(connection, reader, rows)
+        return await whole(connection, rows)
 
     monkeypatch.setattr(queries, "_first_changes", breaking)
     text = api.get(NDJSON + "?expand=changes", headers=AS_ADMIN).text

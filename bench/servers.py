@@ -1,0 +1,41 @@
+"""A server that a bench starts and throws away, and what a statement costs in it.
+
+It must not measure anything by itself.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from daybook.postgres import Cluster, find_server
+from daybook.schema import migrate
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+
+@contextmanager
+def started(version: int | None) -> Iterator[Cluster]:
+    """A cluster of this major version (None: the newest) with the log installed, in memory where there is room."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(prefix="pg-daybook-bench-", dir=memory if memory.is_dir() else None) as folder:
+        Path(folder).chmod(0o755)
+        settings: dict[str, str | int] = {
+            "max_wal_size": "8GB",
+            "checkpoint_timeout": "1h",
+            "autovacuum": "off",
+            "shared_buffers": "512MB",
+        }
+        with Cluster(find_server(version), Path(folder) / "cluster", settings=settings) as cluster:
+            migrate(cluster.url())
+            yield cluster
+
+
+def cpu_time(connection: Connection) -> int:
+    """The CPU time of the connection's backend so far, in nanoseconds (proc(5), schedstat)."""
+    return int(Path(f"/proc/{connection.info.backend_pid}/schedstat").read_text().split()[0])
