@@ -17,7 +17,7 @@ READ_ONLY = "/api/v1/notification"
 READING_METHODS = "GET, HEAD, OPTIONS"
 WRITING_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 SCHEMA = "/schema/openapi.json"
-LONGEST_QUERY = 32_768
+LONGEST_ADDRESS = 32_768
 
 # For every answer that does not say otherwise: what it holds is one reader's, and no document of its own.
 HEADERS = (
@@ -25,6 +25,9 @@ HEADERS = (
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"x-content-type-options", b"nosniff"),
 )
+
+# The framework's words for a client that ends its connection before the body that it announced.
+GONE = "client disconnected prematurely"
 
 logger = logging.getLogger("daybook")
 
@@ -47,7 +50,7 @@ async def front(app: ASGIApp, scope: HTTPScope, receive: Receive, send: Send) ->
     path = "/" + "/".join(part for part in scope["path"].split("/") if part)
     if method in WRITING_METHODS and (path == READ_ONLY or path.startswith(READ_ONLY + "/")):
         await _refuse(PermissionDenied(), send, allow=READING_METHODS)
-    elif len(scope["query_string"]) > LONGEST_QUERY:
+    elif len(scope["path"]) + len(scope["query_string"]) > LONGEST_ADDRESS:
         await _refuse(TooLong(), send)
     elif (path == "/schema" or path.startswith("/schema/")) and path != SCHEMA:
         # Litestar adds an HTML page for whatever else is asked for below /schema.
@@ -125,7 +128,7 @@ def answer_http_exception(request: Request[Any, Any, Any], error: HTTPException)
     headers = {name: value for name, value in (error.headers or {}).items() if name.lower() != "allow"}
     if error.status_code == 405:
         headers["Allow"] = _allowed((error.headers or {}).get("allow", ""))
-    if error.status_code >= 500:
+    if error.status_code >= 500 and error.detail != GONE:
         logger.error("the framework failed", exc_info=error)
     return Response(
         {"detail": details.get(error.status_code, error.detail)},

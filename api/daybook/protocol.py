@@ -15,7 +15,7 @@ import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from .errors import HeadTooLong, Malformed, Refusal, TooLong, TooSlow
-from .front import HEADERS, LONGEST_QUERY
+from .front import HEADERS, LONGEST_ADDRESS
 
 # Seconds in which a request must have come whole, from the connection, its first byte or the answer before it on.
 PATIENCE = 20.0
@@ -24,7 +24,7 @@ READING_PATIENCE = 20.0
 # Seconds for which a client may go on sending what nobody will read, so that it sees the answer.
 LINGERING = 2.0
 # Bytes of a request line with its header fields.
-LONGEST_HEAD = 65_536 + LONGEST_QUERY
+LONGEST_HEAD = 65_536 + LONGEST_ADDRESS
 
 # RFC 9112, 3: a method is a token.
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}) /[^ ]* HTTP/1\.[01]\r?\n")
@@ -89,13 +89,16 @@ class Protocol(HttpToolsProtocol):
                 self.parser = httptools.HttpRequestParser(self)
                 self._parse(b"TRACE" + data[line.end(1) :])
             else:
-                self.refuse(Malformed())
+                self.refuse(TooLong() if self._has_a_long_address() else Malformed())
             return
         if self.arriving == "head":
             # Where a request began among others that came with it is not known: then its size counts from here.
             self.head_size += len(data) if (before, self.begun) in (("head", 0), ("", 1)) else 0
             if self.head_size >= LONGEST_HEAD:
-                self.refuse(TooLong() if len(self.url) > LONGEST_QUERY else HeadTooLong())
+                self.refuse(TooLong() if self._has_a_long_address() else HeadTooLong())
+
+    def _has_a_long_address(self) -> bool:
+        return self.arriving == "head" and len(self.url) > LONGEST_ADDRESS
 
     def on_message_begin(self) -> None:
         self.begun += 1
