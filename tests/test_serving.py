@@ -3,15 +3,11 @@
 It must not repeat what the application answers; test_answers.py holds that.
 """
 
-import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -20,52 +16,10 @@ import pytest
 from daybook.app import StartError, check_database, listen, serve
 from daybook.settings import Settings
 from tests.conftest import Database, TestServer
-from tests.reading import ADMIN, WORKSPACE, add_entry, add_keys, settings_for, shared_database
+from tests.reading import WORKSPACE, add_entry, add_keys, settings_for, shared_database
+from tests.serving import AUTHORIZATION, head, sent, served
 
 Connection = psycopg.Connection[Any]
-
-AUTHORIZATION = f"Authorization: Bearer {ADMIN}"
-
-PROGRAM = """
-import sys
-from daybook.app import serve
-from daybook.settings import Settings
-settings = Settings(database_url=sys.argv[1])
-serve(settings, "127.0.0.1", int(sys.argv[2]), lambda: print("ready", flush=True))
-"""
-
-
-@contextmanager
-def served(database: Database, user: str = "reader") -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """The server in a process of its own, and its port, once it answers."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    arguments = [sys.executable, "-c", PROGRAM, database.url(user), str(port)]
-    environment = {**os.environ, "PYTHONPATH": "api"}
-    with subprocess.Popen(
-        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        assert process.stdout is not None
-        try:
-            assert process.stdout.readline() == "ready\n"
-            yield process, port
-        finally:
-            process.terminate()
-            process.wait(20)
-
-
-def sent(port: int, request: bytes) -> str:
-    """The whole answer to these bytes."""
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
-        connection.sendall(request)
-        with connection.makefile("rb") as answer:
-            return answer.read().decode("latin-1")
-
-
-def head(method: str, path: str, *headers: str) -> bytes:
-    """The head of a request on a connection that ends with its answer."""
-    lines = [f"{method} {path} HTTP/1.1", "Host: log.example", "Connection: close", *headers, "", ""]
-    return "\r\n".join(lines).encode("latin-1")
 
 
 @pytest.fixture(scope="module")

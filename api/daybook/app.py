@@ -6,7 +6,6 @@ It holds no route, no query and no rule of the contract.
 import errno
 import logging
 import os
-import re
 import signal
 import socket
 import sys
@@ -14,13 +13,11 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-import httptools
 import psycopg
 import uvicorn
 from litestar import Litestar
 from litestar.datastructures import State
 from litestar.di import Provide
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from . import page, routes
 from .authentication import Authentication, Authenticator
@@ -28,6 +25,7 @@ from .database import Database
 from .denials import Denials
 from .front import EXCEPTION_HANDLERS, App
 from .openapi import complete, describe
+from .protocol import Protocol
 from .settings import Settings
 
 logger = logging.getLogger("daybook")
@@ -198,51 +196,3 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started and self.on_ready is not None:
             self.on_ready()
-
-
-# RFC 9112, 3: a method is a token.
-_REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}) /[^ ]* HTTP/1\.[01]\r?\n")
-
-
-def _is_of_method(error: BaseException | None) -> bool:
-    """Whether the parser stumbled over the method: one it does not know, or knows of another protocol (RTSP)."""
-    return isinstance(error, httptools.HttpParserInvalidMethodError) or "Invalid method" in str(error)
-
-
-class Protocol(HttpToolsProtocol):
-    """HTTP as uvicorn speaks it, with JSON for what is no HTTP, and with methods that its parser does not know.
-
-    The parser ends at a method that is not on its list. A request that came with its request line whole and first in
-    what was received is then parsed once more, as if it were a TRACE, and handed on with its own method.
-    """
-
-    received = b""
-    begun = 0
-    unknown_method = ""
-
-    def data_received(self, data: bytes) -> None:
-        between_requests = self.cycle is None or not self.cycle.more_body
-        self.received, self.begun = data if between_requests else b"", 0
-        super().data_received(data)
-
-    def on_message_begin(self) -> None:
-        self.begun += 1
-        super().on_message_begin()
-
-    def on_headers_complete(self) -> None:
-        super().on_headers_complete()
-        if self.unknown_method:
-            # The request is answered from the event loop, later.
-            self.scope["method"], self.unknown_method = self.unknown_method, ""
-
-    def send_400_response(self, msg: str) -> None:
-        line = _REQUEST_LINE.match(self.received)
-        if line and self.begun == 1 and _is_of_method(sys.exception()):
-            self.unknown_method = line[1].decode("ascii")
-            self.parser = httptools.HttpRequestParser(self)
-            super().data_received(b"TRACE" + self.received[line.end(1) :])
-            return
-        body = b'{"detail":"Invalid HTTP request."}'
-        head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: "
-        self.transport.write(head + str(len(body)).encode() + b"\r\n\r\n" + body)
-        self.transport.close()

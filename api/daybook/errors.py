@@ -61,11 +61,32 @@ class WrongParameters(Refusal):
         self.body = dict(fields)
 
 
+class Malformed(Refusal):
+    """What was sent is no HTTP, or ends before the request does."""
+
+    status = 400
+    detail = "Invalid HTTP request."
+
+
+class TooSlow(Refusal):
+    """The request did not arrive whole in time (RFC 9110, 15.5.9)."""
+
+    status = 408
+    detail = "The request did not arrive in time."
+
+
 class TooLong(Refusal):
     """The request's address is longer than any that makes sense (RFC 9110, 15.5.15)."""
 
     status = 414
     detail = "The address is too long."
+
+
+class HeadTooLong(Refusal):
+    """The request's header fields are longer than any that make sense (RFC 6585, 5)."""
+
+    status = 431
+    detail = "The header fields are too long."
 
 
 class Unreadable(Refusal):

@@ -18,7 +18,7 @@ READ_ONLY = "/api/v1/notification"
 READING_METHODS = "GET, HEAD, OPTIONS"
 WRITING_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 SCHEMA = "/schema/openapi.json"
-LONGEST_QUERY = 32_768
+LONGEST_ADDRESS = 32_768
 # In the scope of a request whose answer's body nobody gets.
 WITHOUT_BODY = "daybook.without_body"
 
@@ -28,6 +28,9 @@ HEADERS = (
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"x-content-type-options", b"nosniff"),
 )
+
+# The framework's words for a client that ends its connection before the body that it announced.
+GONE = "client disconnected prematurely"
 
 logger = logging.getLogger("daybook")
 
@@ -60,7 +63,7 @@ async def front(
         await _refuse(PermissionDenied(), send, allow=READING_METHODS)
         if on_denied is not None:
             on_denied(scope)
-    elif len(scope["query_string"]) > LONGEST_QUERY:
+    elif len(scope["path"]) + len(scope["query_string"]) > LONGEST_ADDRESS:
         await _refuse(TooLong(), send)
     elif (path == "/schema" or path.startswith("/schema/")) and path != SCHEMA:
         # Litestar adds an HTML page for whatever else is asked for below /schema.
@@ -139,7 +142,7 @@ def answer_http_exception(request: Request[Any, Any, Any], error: HTTPException)
     headers = {name: value for name, value in (error.headers or {}).items() if name.lower() != "allow"}
     if error.status_code == 405:
         headers["Allow"] = _allowed((error.headers or {}).get("allow", ""))
-    if error.status_code >= 500:
+    if error.status_code >= 500 and error.detail != GONE:
         logger.error("the framework failed", exc_info=error)
     return Response(
         {"detail": details.get(error.status_code, error.detail)},
