@@ -16,6 +16,7 @@ from .credentials import INVALID_TOKEN, Reader, bearer_key, key_digest
 from .database import Database, Row
 from .errors import NotAuthenticated, Unreadable
 from .openapi import (
+    HEALTH,
     HEALTH_REFUSALS,
     REFUSALS,
     SECURITY,
@@ -154,7 +155,7 @@ async def list_changes(database: TheDatabase, reader: TheReader, entry: TheEntry
     return answers.change_page(found, asked.base, answers.changes_path(entry["id"]), asked.query)
 
 
-@get("/healthz", responses=HEALTH_REFUSALS, summary="Whether the log can be read")
+@get(HEALTH, responses=HEALTH_REFUSALS, summary="Whether the log can be read")
 async def show_health(database: TheDatabase) -> Health:
     """Whether the log can be read and is being looked after; needs no credentials."""
     if await queries.upkeep_is_late(database):
