@@ -274,8 +274,27 @@ def test_an_offset_whose_plus_was_not_escaped_is_read(api: Client, db: Connectio
 
 
 @pytest.mark.parametrize(
-    "moment", ["soon", "2026-13-01", "0001-01-01T00:00:00+14:00", "\uff19\uff19\uff19\uff19-01-01", "1e9", "\0"]
-)
+    "moment",
+    ["2024-02-29", "2000-02-29", "2026-03-14 09:30", "2026-03-14t09:30z", "2026-03-14T09:30:00.123456789Z",
+     "2026-03-14T09:30:00+0200", "2026-03-14 09:30 02:00", "0001-01-01T00:00:00+14:00", "0001-01-01"],
+)  # fmt: skip
+def test_a_moment_has_several_spellings(api: Client, db: Connection, moment: str) -> None:
+    entry = add_entry(db)
+    assert listed(api, created_after=moment) == [entry]
+
+
+def test_the_last_moment_of_the_calendar_is_no_error(api: Client, db: Connection) -> None:
+    entry = add_entry(db)
+    assert listed(api, created_after="9999-12-31T23:59:59-14:00") == []
+    assert listed(api, created_before="9999-12-31T23:59:59-14:00") == [entry]
+
+
+@pytest.mark.parametrize(
+    "moment",
+    ["soon", "2026-13-01", "2025-02-29", "1900-02-29", "0000-01-01", "20260314", "2026-W11-6", "2026-03-14T09",
+     "2026-03-14T24:00", "2026-03-14T09:30:60Z", "2026-03-14T09:30+24:00", "2026-03-14x09:30", "2026-03-14\n",
+     "\uff19\uff19\uff19\uff19-01-01", "1e9", "\0"],
+)  # fmt: skip
 def test_a_moment_that_cannot_be_read_is_refused(api: Client, moment: str) -> None:
     answer = api.get(WORKSPACE, params={"created_after": moment}, headers=AS_ADMIN)
     assert (answer.status_code, list(answer.json())) == (400, ["created_after"])

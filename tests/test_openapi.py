@@ -25,6 +25,15 @@ from tests.reading import (
     shared_database,
 )
 
+PATHS = [
+    WORKSPACE,
+    RESOURCE,
+    ENTRY + "{entry_id}/",
+    ENTRY + "{entry_id}/changes/",
+    "/api/v1/notification/export.ndjson",
+    "/api/v1/notification/export.csv",
+]
+
 
 @pytest.fixture(scope="module")
 def filled(server: TestServer) -> Iterator[Database]:
@@ -50,22 +59,41 @@ def schema(api: Client) -> dict[str, Any]:
 
 
 def test_every_path_of_the_api_is_described(schema: dict[str, Any]) -> None:
-    assert {path: list(item) for path, item in schema["paths"].items()} == {
-        "/api/v1/notification/workspace/": ["get"],
-        "/api/v1/notification/resource/": ["get"],
-        "/api/v1/notification/entry/{entry_id}/": ["get"],
-        "/api/v1/notification/entry/{entry_id}/changes/": ["get"],
+    methods = ["delete", "get", "patch", "post", "put"]
+    assert {path: sorted(item) for path, item in schema["paths"].items()} == {
+        "/api/v1/notification/workspace/": methods,
+        "/api/v1/notification/resource/": methods,
+        "/api/v1/notification/entry/{entry_id}/": methods,
+        "/api/v1/notification/entry/{entry_id}/changes/": methods,
+        "/api/v1/notification/export.ndjson": methods,
+        "/api/v1/notification/export.csv": methods,
         "/healthz": ["get"],
     }
 
 
-@pytest.mark.parametrize("path", [WORKSPACE, RESOURCE, ENTRY + "{entry_id}/", ENTRY + "{entry_id}/changes/"])
+@pytest.mark.parametrize("path", PATHS)
 def test_every_answer_of_the_api_is_described(schema: dict[str, Any], path: str) -> None:
     operation = schema["paths"][path]["get"]
-    assert sorted(operation["responses"]) == ["200", "400", "401", "403", "404", "414", "500", "503"]
-    assert list(operation["responses"]["401"]["headers"]) == ["WWW-Authenticate"]
-    assert list(operation["responses"]["503"]["headers"]) == ["Retry-After"]
+    statuses = ["200", "400", "401", "403", "404", "408", "414", "431", "500", "503"]
+    assert sorted(operation["responses"]) == statuses
+    assert operation["responses"]["401"]["headers"]["WWW-Authenticate"] == constant("Bearer")
+    assert operation["responses"]["503"]["headers"]["Retry-After"] == constant("5")
+    assert operation["responses"]["200"]["headers"]["Cache-Control"] == constant("no-store")
     assert operation["security"] == [{"key": []}]
+
+
+@pytest.mark.parametrize("method", ["post", "put", "patch", "delete"])
+@pytest.mark.parametrize("path", PATHS)
+def test_every_write_is_described_as_refused(schema: dict[str, Any], path: str, method: str) -> None:
+    operation = schema["paths"][path][method]
+    assert sorted(operation["responses"]) == ["400", "403", "408", "414", "431", "500"]
+    assert operation["responses"]["403"]["headers"]["Allow"] == constant("GET, HEAD, OPTIONS")
+    assert operation["security"] == []
+
+
+def constant(value: str) -> dict[str, Any]:
+    """How a header that is always there with this value is described."""
+    return {"schema": {"type": "string", "const": value}, "required": True, "deprecated": False}
 
 
 def test_the_parameters_of_the_lists_are_described(schema: dict[str, Any]) -> None:
@@ -75,7 +103,7 @@ def test_the_parameters_of_the_lists_are_described(schema: dict[str, Any]) -> No
         "request_id", "expand", "page", "page_size",
     ]  # fmt: skip
     assert parameters["resource_id"]["required"] is True
-    assert parameters["page_size"]["schema"] == {"type": "integer", "minimum": 1, "maximum": 1000, "default": 50}
+    assert parameters["page_size"]["schema"] == {"type": ["integer", "string"], "default": 50}
 
 
 def test_the_key_is_described(schema: dict[str, Any]) -> None:

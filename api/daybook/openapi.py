@@ -5,7 +5,8 @@ It describes; what a parameter does stands in parameters.py, what a refusal says
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from litestar.openapi import OpenAPIConfig, ResponseSpec
@@ -17,6 +18,8 @@ from litestar.openapi.spec import (
     OpenAPIResponse,
     Operation,
     Parameter,
+    PathItem,
+    Reference,
     Schema,
     SecurityScheme,
 )
@@ -25,8 +28,20 @@ from litestar.openapi.spec.enums import OpenAPIType
 from . import __version__
 from .answers import Detail
 from .credentials import READING_ROLES
-from .parameters import DEFAULT_DAYS, DEFAULT_PAGE_SIZE, EXPANSIONS, LONGEST_TEXT, MAXIMUM_PAGE_SIZE
+from .errors import NotAuthenticated, PermissionDenied, Unreadable
+from .front import HEADERS, READING_METHODS, WRITING_METHODS
+from .parameters import (
+    DEFAULT_DAYS,
+    DEFAULT_PAGE_SIZE,
+    EVENT,
+    EXPANSIONS,
+    LONGEST_TEXT,
+    MAXIMUM_PAGE_SIZE,
+    MOMENT,
+    NUMBER_FROM_ONE,
+)
 
+HEALTH = "/healthz"
 SECURITY: list[dict[str, list[str]]] = [{"key": []}]
 FieldErrors = dict[str, list[str]]
 
@@ -35,42 +50,58 @@ def _refusal(description: str, container: Any = Detail) -> ResponseSpec:
     return ResponseSpec(data_container=container, description=description, generate_examples=False)
 
 
-REFUSALS = {
+# What any request may be refused with, whatever it asks for: see protocol.py and front.py.
+_ANY_REFUSAL = {
+    400: _refusal("What was sent is no HTTP, or its `Host` no host."),
+    408: _refusal("The request did not arrive whole in time."),
+    414: _refusal("The address is longer than 32 kB."),
+    431: _refusal("The header fields are longer than 64 kB."),
+    500: _refusal("Something unexpected; it has been logged."),
+}
+REFUSALS = _ANY_REFUSAL | {
     400: _refusal("Parameters that cannot be read: for each its sentences.", FieldErrors | Detail),
     401: _refusal("No credentials, or none that are valid; with `WWW-Authenticate: Bearer`."),
-    403: _refusal(f"The key's role is not {' or '.join(sorted(READING_ROLES))}; or a method that would write."),
+    403: _refusal(f"The key's role is not {' or '.join(sorted(READING_ROLES))}."),
     404: _refusal("`page` is no number, below 1 or past the end; or there is no such entry."),
-    414: _refusal("The address is longer than 32 kB."),
-    500: _refusal("Something unexpected; it has been logged."),
     503: _refusal("The log could not be read in time; with `Retry-After`."),
 }
-HEALTH_REFUSALS = {503: _refusal("The log cannot be read, or its upkeep is late.")}
+HEALTH_REFUSALS = _ANY_REFUSAL | {503: _refusal("The log cannot be read, or its upkeep is late.")}
 
-_TEXT = Schema(type=OpenAPIType.STRING, max_length=LONGEST_TEXT)
-_MOMENT = Schema(type=OpenAPIType.STRING, examples=["2026-03-14", "2026-03-14T09:30:00Z"])
-_WORDS = Schema(type=OpenAPIType.ARRAY, items=Schema(type=OpenAPIType.STRING, pattern=r"^([a-z0-9_]{1,63}\*?|\*)$"))
-_EXPAND = Schema(type=OpenAPIType.ARRAY, items=Schema(type=OpenAPIType.STRING, enum=list(EXPANSIONS)))
+# Headers of an answer by its status, those of every answer under none; each has one value.
+_ANSWER_HEADERS: dict[str | None, dict[str, str]] = {
+    None: {name.decode().title(): value.decode() for name, value in HEADERS},
+    "401": dict(NotAuthenticated.headers),
+    "503": dict(Unreadable.headers),
+}
+_WRITE_HEADERS = {"Allow": READING_METHODS}
+
+# Numbers are texts in an address, and so is what is taken for one.
+_NUMBER_OR_TEXT = [OpenAPIType.INTEGER, OpenAPIType.STRING]
+_TEXT = Schema(type=OpenAPIType.STRING, max_length=LONGEST_TEXT, pattern=r"^[^\u0000]*$")
+_MOMENT = Schema(type=OpenAPIType.STRING, pattern=f"^({MOMENT})?$", examples=["2026-03-14", "2026-03-14T09:30:00Z"])
+_WORDS = Schema(type=OpenAPIType.ARRAY, items=Schema(type=OpenAPIType.STRING, pattern=f"^ *({EVENT})? *$"))
+_EXPAND = Schema(
+    type=OpenAPIType.ARRAY,
+    items=Schema(type=OpenAPIType.STRING, pattern=f"^ *({'|'.join(EXPANSIONS)})? *$", examples=list(EXPANSIONS)),
+)
 
 _PAGE = Parameter(
     name="page",
     param_in="query",
     description="Number of the page, or `last`. Empty is 1; of several the last counts.",
-    schema=Schema(
-        one_of=[Schema(type=OpenAPIType.INTEGER, minimum=1), Schema(type=OpenAPIType.STRING, enum=["", "last"])],
-        default=1,
-    ),
+    schema=Schema(type=_NUMBER_OR_TEXT, minimum=1, pattern=f"^(last|{NUMBER_FROM_ONE})?$", default=1),
 )
 _PAGE_SIZE = Parameter(
     name="page_size",
     param_in="query",
     description=f"Rows a page: above {MAXIMUM_PAGE_SIZE} it is {MAXIMUM_PAGE_SIZE}; what is no number from 1 on counts "
     "as not given. Of several the last counts.",
-    schema=Schema(type=OpenAPIType.INTEGER, minimum=1, maximum=MAXIMUM_PAGE_SIZE, default=DEFAULT_PAGE_SIZE),
+    schema=Schema(type=_NUMBER_OR_TEXT, default=DEFAULT_PAGE_SIZE),
 )
 _EXPANSION = Parameter(
     name="expand",
     param_in="query",
-    description="Further keys of an entry, repeated or separated by commas.",
+    description=f"Further keys of an entry ({', '.join(EXPANSIONS)}), repeated or separated by commas.",
     schema=_EXPAND,
     style="form",
     explode=False,
@@ -80,7 +111,7 @@ _FILTERS = [
         name="days",
         param_in="query",
         description="Entries of the last so many times 24 hours; above the retention it is the retention.",
-        schema=Schema(type=OpenAPIType.INTEGER, minimum=1, default=DEFAULT_DAYS),
+        schema=Schema(type=_NUMBER_OR_TEXT, minimum=1, pattern=f"^({NUMBER_FROM_ONE})?$", default=DEFAULT_DAYS),
     ),
     Parameter(
         name="event",
@@ -107,7 +138,8 @@ _PAGING = [_PAGE, _PAGE_SIZE]
 
 
 def _resource_id(required: bool) -> Parameter:
-    return Parameter(name="resource_id", param_in="query", description=_RESOURCE, required=required, schema=_TEXT)
+    schema = replace(_TEXT, min_length=1) if required else _TEXT
+    return Parameter(name="resource_id", param_in="query", description=_RESOURCE, required=required, schema=schema)
 
 
 @dataclass
@@ -131,6 +163,18 @@ class ResourceOperation(_WithQuery):
 
 
 @dataclass
+class NdjsonOperation(_WithQuery):
+    def __post_init__(self) -> None:
+        self._add([*_FILTERS, _resource_id(required=False), _EXPANSION])
+
+
+@dataclass
+class CsvOperation(_WithQuery):
+    def __post_init__(self) -> None:
+        self._add([*_FILTERS, _resource_id(required=False)])
+
+
+@dataclass
 class EntryOperation(_WithQuery):
     def __post_init__(self) -> None:
         self._add([_EXPANSION])
@@ -143,15 +187,55 @@ class ChangesOperation(_WithQuery):
 
 
 def complete(schema: OpenAPI) -> None:
-    """Add what the framework leaves out: the slash at the end of the API's paths, and the headers of refusals."""
+    """Add what the framework leaves out: the slash at the end of paths, the refusal of writes, headers of answers."""
     paths = schema.paths or {}
-    schema.paths = {path + "/" if path.startswith("/api/") else path: item for path, item in paths.items()}
-    for item in paths.values():
-        responses = (item.get and item.get.responses) or {}
-        for status, header in (("401", "WWW-Authenticate"), ("503", "Retry-After")):
-            response = responses.get(status)
-            if isinstance(response, OpenAPIResponse):
-                response.headers = {header: OpenAPIHeader(schema=Schema(type=OpenAPIType.STRING))}
+    schema.paths = {path + "/" * _ends_in_a_slash(path): item for path, item in paths.items()}
+    reads = {path: item.get for path, item in schema.paths.items() if item.get}
+    for read in reads.values():
+        _add_headers(read)
+    refusals = {str(status): (reads[HEALTH].responses or {})[str(status)] for status in _ANY_REFUSAL}
+    for path, read in reads.items():
+        if path.startswith("/api/"):
+            _add_writes(schema.paths[path], read, refusals)
+
+
+def _ends_in_a_slash(path: str) -> bool:
+    """Whether the contract writes a path so: those of the API do, save for what is named as a file."""
+    return path.startswith("/api/") and "." not in path.rpartition("/")[2]
+
+
+def _add_headers(operation: Operation) -> None:
+    for status, response in (operation.responses or {}).items():
+        assert isinstance(response, OpenAPIResponse)
+        response.headers = _headers(_ANSWER_HEADERS[None] | _ANSWER_HEADERS.get(status, {}))
+
+
+def _add_writes(item: PathItem, read: Operation, refusals: Mapping[str, OpenAPIResponse | Reference]) -> None:
+    """Describe the methods that front.py refuses whatever a request holds, and before it is judged."""
+    refused = (read.responses or {})["403"]
+    assert isinstance(refused, OpenAPIResponse)
+    headers = {**(refused.headers or {}), **_headers(_WRITE_HEADERS)}
+    for method in sorted(WRITING_METHODS):
+        write = Operation(
+            operation_id=f"{method.lower()}_{read.operation_id}",
+            summary="Refused: the log is read-only",
+            description="Refused to anybody, with or without credentials, before the body is read.",
+            parameters=[parameter for parameter in read.parameters or [] if _is_in_path(parameter)],
+            responses={**refusals, "403": replace(refused, description=PermissionDenied.detail, headers=headers)},
+            security=[],
+        )
+        setattr(item, method.lower(), write)
+
+
+def _is_in_path(parameter: Any) -> bool:
+    return bool(parameter.param_in == "path")
+
+
+def _headers(values: dict[str, str]) -> dict[str, OpenAPIHeader | Reference]:
+    return {
+        name: OpenAPIHeader(required=True, schema=Schema(type=OpenAPIType.STRING, const=value))
+        for name, value in values.items()
+    }
 
 
 def describe() -> OpenAPIConfig:
@@ -160,7 +244,8 @@ def describe() -> OpenAPIConfig:
         title="pg_daybook",
         version=__version__,
         description="The audit log of a PostgreSQL application, read-only: every write is refused with 403. "
-        "HEAD is as GET without a body; OPTIONS needs no credentials; a path's last slash may be left out.",
+        "HEAD is as GET without a body; OPTIONS is 200 with `Allow` and needs no credentials; other methods are 405. "
+        "A path's last slash may be left out.",
         path="/schema",
         render_plugins=[JsonRenderPlugin(path="/openapi.json")],
         components=Components(

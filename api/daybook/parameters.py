@@ -35,12 +35,24 @@ FILTERS = (
 REQUIRED = "This field is required."
 LONGEST_TEXT = 10_000
 
+# What may stand for a parameter, as openapi.py says it too. In a query a plus that was not escaped arrives as a space.
+NUMBER_FROM_ONE = "[ +]?0*[1-9][0-9]*"
+EVENT = r"[a-z0-9_]{1,63}\*?|\*"
+# RFC 3339, 5.6, and a date alone; the seconds and the offset may be left out.
+_DATE = (
+    "(?!0000)[0-9]{4}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
+    "|02-(?:0[1-9]|1[0-9]|2[0-8]))"
+    "|(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:0[48]|[2468][048]|[13579][26])00)-02-29"
+)
+_HOUR_AND_MINUTE = "(?:[01][0-9]|2[0-3]):[0-5][0-9]"
+_OFFSET = "[Zz]|[ +-](?:[01][0-9]|2[0-3]):?[0-5][0-9]"
+MOMENT = rf"(?:{_DATE})(?:[Tt ]{_HOUR_AND_MINUTE}(?::[0-5][0-9](?:\.[0-9]{{1,9}})?)?(?:{_OFFSET})?)?"
+
 # Greater than every number that could mean something, and small enough for a bigint after a multiplication.
 _IMMENSE = 10**12
-# In a query string a plus that was not escaped arrives as a space.
 _INTEGER = re.compile(r"([ +-]?)([0-9]+)", re.ASCII)
-_EVENT = re.compile(r"[a-z0-9_]{1,63}\*?|\*", re.ASCII)
-_SPACE_FOR_PLUS = re.compile(r" (?=[0-9]{2}:?[0-9]{2}$)", re.ASCII)
+_EVENT = re.compile(EVENT)
+_MOMENT = re.compile(MOMENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +96,11 @@ def parse_page_size(query: Pairs) -> int:
     return DEFAULT_PAGE_SIZE if size is None or size < 1 else min(size, MAXIMUM_PAGE_SIZE)
 
 
-def parse_listing(query: Pairs, reader: Reader, *, resource_required: bool = False) -> Listing:
-    """Read the parameters of a list of entries. Raises WrongParameters with all wrong ones, then InvalidPage."""
+def parse_listing(query: Pairs, reader: Reader, *, resource_required: bool = False, paged: bool = True) -> Listing:
+    """Read the parameters of a list of entries. Raises WrongParameters with all wrong ones, then InvalidPage.
+
+    What is not `paged` has no pages to ask for.
+    """
     form = Form(query)
     days = form.take("days", parse_days, DEFAULT_DAYS)
     filters = parse_filters(form)
@@ -95,7 +110,7 @@ def parse_listing(query: Pairs, reader: Reader, *, resource_required: bool = Fal
     form.refuse_wrong()
     return Listing(
         since=reader.since(days),
-        page=parse_page(query),
+        page=parse_page(query) if paged else 1,
         page_size=parse_page_size(query),
         filters=filters,
         expand=frozenset(expand),
@@ -165,7 +180,7 @@ class Form:
 
     def take_all(self, name: str, parse: Callable[[str], T]) -> list[T]:
         """The parsed values of a parameter that may be repeated and hold several, separated by commas."""
-        texts = [part.strip() for key, value in self.query if key == name for part in value.split(",")]
+        texts = [part.strip(" ") for key, value in self.query if key == name for part in value.split(",")]
         try:
             return [parse(_checked(text)) for text in texts if text]
         except ValueError as error:
@@ -179,12 +194,20 @@ class Form:
 
 
 def parse_moment(text: str) -> datetime:
-    """A date (its first moment) or a time by ISO 8601, in UTC unless it says otherwise. Raises ValueError."""
+    """A date (its first moment) or a time by RFC 3339, in UTC unless it says otherwise. Raises ValueError.
+
+    What lies beyond the calendar in UTC is its first or last moment.
+    """
+    if not _MOMENT.fullmatch(text):
+        raise ValueError("Give a date or time such as 2026-03-14 or 2026-03-14T09:30:00Z.")
+    # Behind the time a space is the plus of the offset.
+    moment = datetime.fromisoformat(text[:11].upper() + text[11:].upper().replace(" ", "+"))
+    if moment.tzinfo is None:
+        return moment.replace(tzinfo=UTC)
     try:
-        moment = datetime.fromisoformat(_SPACE_FOR_PLUS.sub("+", text))
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise ValueError("Give a date or time such as 2026-03-14 or 2026-03-14T09:30:00Z.") from None
+        return moment.astimezone(UTC)
+    except OverflowError:
+        return (datetime.min if moment.year == 1 else datetime.max).replace(tzinfo=UTC)
 
 
 def _last(query: Pairs, name: str) -> str:

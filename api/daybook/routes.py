@@ -24,11 +24,14 @@ from .errors import Unreadable
 from .exports import CSV_EXPANSIONS, write_csv, write_ndjson
 from .front import WITHOUT_BODY
 from .openapi import (
+    HEALTH,
     HEALTH_REFUSALS,
     REFUSALS,
     SECURITY,
     ChangesOperation,
+    CsvOperation,
     EntryOperation,
+    NdjsonOperation,
     ResourceOperation,
     WorkspaceOperation,
 )
@@ -97,6 +100,11 @@ async def provide_workspace_listing(reader: TheReader, asked: TheRequest) -> Lis
 async def provide_resource_listing(reader: TheReader, asked: TheRequest) -> Listing:
     """What the request asks of a resource's list."""
     return parse_listing(asked.query, reader, resource_required=True)
+
+
+async def provide_export_listing(reader: TheReader, asked: TheRequest) -> Listing:
+    """What the request asks to have exported: all pages."""
+    return parse_listing(asked.query, reader, paged=False)
 
 
 async def provide_entry(reader: TheReader, database: TheDatabase, entry_id: EntryId) -> Row:
@@ -195,8 +203,11 @@ def _attachment(name: str) -> dict[str, str]:
 
 @get(
     EXPORT_PATH + "ndjson",
-    dependencies={"listing": Provide(provide_workspace_listing)},
+    dependencies={"listing": Provide(provide_export_listing)},
     media_type="application/x-ndjson",
+    operation_class=NdjsonOperation,
+    responses=REFUSALS,
+    security=SECURITY,
     summary="The workspace's entries, all of them, one JSON object a line",
 )
 async def export_ndjson(
@@ -210,8 +221,11 @@ async def export_ndjson(
 
 @get(
     EXPORT_PATH + "csv",
-    dependencies={"listing": Provide(provide_workspace_listing)},
+    dependencies={"listing": Provide(provide_export_listing)},
     media_type="text/csv; header=present",
+    operation_class=CsvOperation,
+    responses=REFUSALS,
+    security=SECURITY,
     summary="The workspace's entries, all of them, as CSV",
 )
 async def export_csv(
@@ -223,7 +237,7 @@ async def export_csv(
     return Stream(await _begun(request, export), headers=_attachment("audit-log.csv"))
 
 
-@get("/healthz", responses=HEALTH_REFUSALS, summary="Whether the log can be read")
+@get(HEALTH, responses=HEALTH_REFUSALS, summary="Whether the log can be read")
 async def show_health(database: TheDatabase) -> Health:
     """Whether the log can be read and is being looked after; needs no credentials."""
     if await queries.upkeep_is_late(database):
