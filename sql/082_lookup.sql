@@ -1,4 +1,6 @@
--- fk_column.column: a name or workspace that stands in another table, and whether capture may read it there.
+-- fk_column.column: a name or workspace that stands in another table, whether capture may read it there, and the functions that
+-- read it. Planning a query on a table runs functions of its owner (those of expression indexes, for one), and whether it would
+-- cannot be known beforehand: a snapshot may be older than an index. So a lookup runs as its parent's owner, who gains nothing.
 
 set search_path = pg_catalog, pg_temp;
 
@@ -42,6 +44,20 @@ create type audit.lookup as (
 );
 comment on type audit.lookup is
     'Where fk_column.column leads: the parent table, its key, the wanted column, the key''s equality operator; or the problem with it and the statement that mends it, where one does.';
+
+create function audit.lookups_run_as_owner()
+    returns boolean
+    language sql
+    stable
+begin atomic
+    -- By name: that function is made below.
+    select exists (
+        select from pg_catalog.pg_proc p
+        join pg_catalog.pg_roles r on r.oid = p.proowner
+        where p.pronamespace = 'audit'::regnamespace and p.proname = 'keep_lookups' and r.rolsuper);
+end;
+comment on function audit.lookups_run_as_owner() is
+    'Whether lookups run as the owners of the tables they read, which takes a superuser who installed the log; else as the capturing role.';
 
 create function audit.find_lookup(relation oid, path text)
     returns audit.lookup
@@ -95,7 +111,7 @@ begin
                                     found_lookup.parent_key, found_lookup.parent_column, parent_name);
     elsif (select relrowsecurity from pg_class where oid = found_lookup.parent) then
         found_lookup.problem := format('table %s has row-level security', parent_name);
-    elsif audit.runs_code_when_read(found_lookup.parent) then
+    elsif not audit.lookups_run_as_owner() and audit.runs_code_when_read(found_lookup.parent) then
         found_lookup.problem := format('table %s has an index, statistics or partitions on expressions, which capture must not run', parent_name);
     end if;
     return found_lookup;
@@ -115,7 +131,90 @@ begin atomic
 end;
 comment on function audit.readable_paths(audit.tracked_table, oid) is 'The lookups of a tracked table that capture can read now.';
 
-create function audit.column_or_lookup_sql(alias text, relation oid, path text, length text)
+create function audit.lookup_body(relation oid, path text)
+    returns text
+    language plpgsql
+    stable
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    target constant audit.lookup := audit.find_lookup(relation, path);
+begin
+    return (
+        select format('begin return (select %s from %s %I.%I audit_p where audit_p.%I %s $1); end',
+                      audit.text_sql(format('audit_p.%I', a.attname), a.atttypid),
+                      case c.relkind when 'p' then '' else 'only' end, n.nspname, c.relname, target.parent_key, target.key_operator)
+        from pg_class c
+        join pg_namespace n on n.oid = c.relnamespace
+        join pg_attribute a on a.attrelid = c.oid and a.attname = target.parent_column
+        where c.oid = target.parent and target.problem is null);
+end
+$function$;
+comment on function audit.lookup_body(oid, text) is
+    'The body of the function that looks fk_column.column up, given the foreign key''s value. Null when it cannot be looked up.';
+
+create function audit.lookup_name(tracked_id bigint, path text)
+    returns text
+    language sql
+    immutable
+    parallel safe
+return format('lookup_%s_%s', tracked_id, left(md5(path), 8));
+comment on function audit.lookup_name(bigint, text) is 'The name of the function that looks a path of a tracked table up.';
+
+create function audit.keep_lookups(tracked_id bigint, relation oid, paths text[])
+    returns void
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+-- As the superuser who installed the log: nobody else can give a function to a table's owner. So it calls what is his alone, and
+-- writes no other text than lookup_body's.
+declare
+    path text;
+    function_name text;
+    body text;
+    key_type oid;
+    parent_owner oid;
+    outdated regprocedure;
+begin
+    if not audit.lookups_run_as_owner() then
+        return;
+    end if;
+    for outdated in
+        select p.oid
+        from pg_proc p
+        where p.pronamespace = 'audit'::regnamespace and p.proname ~ format('^lookup_%s_', tracked_id)
+          and not exists (
+              select from unnest(paths) w(path)
+              join pg_attribute a on a.attrelid = relation and a.attname = split_part(w.path, '.', 1)
+              where p.proname = audit.lookup_name(tracked_id, w.path) and p.proargtypes[0] = a.atttypid)
+    loop
+        execute format('drop function %s', outdated);
+    end loop;
+    foreach path in array paths loop
+        function_name := audit.lookup_name(tracked_id, path);
+        body := audit.lookup_body(relation, path);
+        select a.atttypid into key_type
+        from pg_attribute a where a.attrelid = relation and a.attname = split_part(path, '.', 1);
+        select c.relowner into parent_owner from pg_class c where c.oid = (audit.find_lookup(relation, path)).parent;
+        continue when body is null or exists (
+            select from pg_proc p
+            where p.pronamespace = 'audit'::regnamespace and p.proname = function_name
+              and p.prosrc = body and p.proowner = parent_owner and has_function_privilege('audit_capture', p.oid, 'execute'));
+        execute format('create or replace function audit.%I(audit_key %s) returns text language plpgsql stable security definer set search_path = pg_catalog, pg_temp as %L',
+                       function_name, key_type::regtype, body);
+        execute format('alter function audit.%I owner to %s', function_name, parent_owner::regrole);
+        execute format('revoke all on function audit.%I from public, %s', function_name, parent_owner::regrole);
+        execute format('grant execute on function audit.%I to audit_capture', function_name);
+        execute format('comment on function audit.%I is %L', function_name,
+                       format('Looks up %s for tracked table number %s, as the owner of the table that it reads.', path, tracked_id));
+    end loop;
+end
+$function$;
+comment on function audit.keep_lookups(bigint, oid, text[]) is
+    'Makes the functions that look these paths of a tracked table up, each owned by the owner of the table it reads, and drops its other ones.';
+
+create function audit.column_or_lookup_sql(alias text, tracked_id bigint, relation oid, path text, length text)
     returns text
     language plpgsql
     stable
@@ -149,6 +248,17 @@ begin
     end if;
     select atttypid into type_oid
     from pg_attribute where attrelid = target.parent and attname = target.parent_column;
+    if audit.lookups_run_as_owner() then
+        value := format('audit.%I(%s.%I)', audit.lookup_name(tracked_id, path), alias, split_part(path, '.', 1));
+        return case
+            -- One that reads what has become another table since must not fail a write; the next compilation makes it anew.
+            when not exists (select from pg_proc p
+                             where p.pronamespace = 'audit'::regnamespace and p.proname = audit.lookup_name(tracked_id, path)
+                               and p.prosrc = audit.lookup_body(relation, path)
+                               and has_function_privilege('audit_capture', p.oid, 'execute')) then 'null::text'
+            when length = 'short' then format('left(%s, 500)', value)
+            else audit.bounded_sql(value) end;
+    end if;
     value := audit.text_sql(format('audit_p.%I', target.parent_column), type_oid);
     return format('(select %s from %s %s audit_p where audit_p.%I %s %s.%I)',
                   case when length = 'short' then format('left(%s, 500)', value) else audit.bounded_sql(value) end,
@@ -157,7 +267,7 @@ begin
                   target.parent_key, target.key_operator, alias, split_part(path, '.', 1));
 end
 $function$;
-comment on function audit.column_or_lookup_sql(text, oid, text, text) is
+comment on function audit.column_or_lookup_sql(text, bigint, oid, text, text) is
     'The SQL for a column''s text, or for fk_column.column looked up in the parent, of limited length. Null text where neither can be had.';
 
 create function audit.shape_sql(relation text)

@@ -20,16 +20,16 @@ begin
         'workspace', case
             when tracked.workspace is not null then format('%L::text', tracked.workspace)
             when tracked.workspace_setting is not null then format('nullif(left(current_setting(%L, true), 200), '''')', tracked.workspace_setting)
-            else format('nullif(%s, '''')', audit.column_or_lookup_sql(alias, relation, tracked.workspace_column, 'bounded')) end,
+            else format('nullif(%s, '''')', audit.column_or_lookup_sql(alias, tracked.id, relation, tracked.workspace_column, 'bounded')) end,
         'resource_type', case
             when tracked.resource_type_column is null then format('%L::text', default_type)
-            else format('coalesce(nullif(nullif(%s, ''''), ''audit_log''), %L)', audit.column_or_lookup_sql(alias, relation, tracked.resource_type_column, 'short'), default_type) end,
+            else format('coalesce(nullif(nullif(%s, ''''), ''audit_log''), %L)', audit.column_or_lookup_sql(alias, tracked.id, relation, tracked.resource_type_column, 'short'), default_type) end,
         'resource_id', audit.key_sql(alias, relation, coalesce(tracked.resource_id_columns, key_columns)),
-        'resource_name', audit.column_or_lookup_sql(alias, relation, tracked.resource_name_column, 'short'),
+        'resource_name', audit.column_or_lookup_sql(alias, tracked.id, relation, tracked.resource_name_column, 'short'),
         'row_key', audit.key_sql(alias, relation, key_columns),
-        'subject_id', audit.column_or_lookup_sql(alias, relation, split_part(tracked.subject_column, '.', 1), 'bounded'),
+        'subject_id', audit.column_or_lookup_sql(alias, tracked.id, relation, split_part(tracked.subject_column, '.', 1), 'bounded'),
         'subject_name', case when tracked.subject_column like '%.%'
-            then audit.column_or_lookup_sql(alias, relation, tracked.subject_column, 'short') else 'null::text' end);
+            then audit.column_or_lookup_sql(alias, tracked.id, relation, tracked.subject_column, 'short') else 'null::text' end);
 end
 $function$;
 comment on function audit.side_pieces(audit.tracked_table, oid, text) is

@@ -136,15 +136,21 @@ begin
     -- changed. What one asks of a column is asked only once it is known to be there.
     select concat_ws(' and ', format('%s = %L', audit.shape_sql('tg_relid'), audit.table_shape(relation)), string_agg(format(
         'case when %1$s = %2$L then has_schema_privilege(%3$L, ''usage'') and has_column_privilege(%4$s, %5$L, ''select'') '
-        'and has_column_privilege(%4$s, %6$L, ''select'') and not row_security_active(%4$s) and not %7$s else false end',
-        audit.shape_sql(n.parent_oid), audit.table_shape(l.parent), n.schema_name, n.parent_oid,
-        l.parent_key, l.parent_column, audit.runs_code_when_read_sql(n.parent_oid, n.is_partitioned)), ' and '))
+        'and has_column_privilege(%4$s, %6$L, ''select'') and not row_security_active(%4$s) and %7$s else false end',
+        audit.shape_sql(n.parent_oid), audit.table_shape(l.parent), n.schema_name, n.parent_oid, l.parent_key, l.parent_column,
+        case when audit.lookups_run_as_owner()
+             -- Null, and so not current, when the function is gone.
+             then format('(select c.relowner from pg_catalog.pg_class c where c.oid = %s) = %s and has_function_privilege(%s, ''execute'')',
+                         n.parent_oid, n.parent_owner,
+                         (select f.oid from pg_proc f where f.pronamespace = 'audit'::regnamespace
+                          and f.proname = audit.lookup_name(tracked.id, p.path)))
+             else 'not ' || audit.runs_code_when_read_sql(n.parent_oid, n.is_partitioned) end), ' and '))
     into shape_check
     from unnest(audit.readable_paths(tracked, relation)) p(path)
     cross join lateral audit.find_lookup(relation, p.path) l
     cross join lateral (
         -- By the catalogue: to_regclass raises where the schema may not be used.
-        select s.nspname as schema_name, c.relkind = 'p' as is_partitioned,
+        select s.nspname as schema_name, c.relkind = 'p' as is_partitioned, c.relowner as parent_owner,
                format('(select c.oid from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace '
                       'where n.nspname = %L and c.relname = %L)', s.nspname, c.relname) as parent_oid
         from pg_class c join pg_namespace s on s.oid = c.relnamespace where c.oid = l.parent) n;

@@ -184,15 +184,17 @@ declare
 begin
     -- Two compilations of one table at once would end in "tuple concurrently updated".
     select * into strict tracked from audit.tracked_table where id = tracked_id for update;
+    -- First, so that the event trigger which the commands below fire finds nothing left to do.
+    update audit.tracked_table t
+    set readable_paths = audit.readable_paths(tracked, relation), relation_oid = relation
+    where t.id = tracked_id;
+    perform audit.keep_lookups(tracked_id, relation, audit.readable_paths(tracked, relation));
     body := audit.function_sql(tracked, relation);
     if md5(body) = tracked.compiled_digest and relation = tracked.relation_oid and not is_new then
         return false;
     end if;
-    -- First, so that the event trigger which the commands below fire finds nothing left to do.
     update audit.tracked_table t
     set compiled_digest = md5(body),
-        readable_paths = audit.readable_paths(tracked, relation),
-        relation_oid = relation,
         column_numbers = coalesce((select jsonb_object_agg(a.attname, a.attnum)
                           from pg_attribute a
                           where a.attrelid = relation and a.attnum > 0 and not a.attisdropped), '{}')
@@ -243,6 +245,7 @@ begin
     returning t.* into tracked;
     if tracked.id is not null then
         execute format('drop function if exists audit.%I()', 'capture_' || tracked.id);
+        perform audit.keep_lookups(tracked.id, relation, '{}');
         perform audit.write_event('tracking_disabled', format('%I.%I', tracked.table_schema, tracked.table_name), tracked.workspace, null);
     end if;
 end

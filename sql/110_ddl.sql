@@ -199,6 +199,7 @@ begin
         begin
             delete from audit.tracked_table where id = tracked.id;
             execute format('drop function if exists audit.%I()', 'capture_' || tracked.id);
+            perform audit.keep_lookups(tracked.id, null, '{}');
             perform audit.write_event('table_dropped', format('%I.%I', tracked.table_schema, tracked.table_name), tracked.workspace,
                                       jsonb_build_object('command', tg_tag));
         exception when others then

@@ -22,18 +22,20 @@ begin
     end if;
     if tg_tag <> 'ALTER SCHEMA' and array_position(parents, null) is null and not exists (
         select from pg_event_trigger_ddl_commands() c
-        where c.object_identity like '%audit.%' or c.objid = any(parents)
+        where c.object_identity like '%audit.%' or c.object_type = 'function' or c.objid = any(parents)
            or exists (select from pg_inherits i where i.inhrelid = c.objid and i.inhparent = any(parents))) then
         return;
     end if;
 
-    select case c.object_type
-               when 'policy' then format('policy %s', c.object_identity)
-               when 'table column' then format('column %s', c.object_identity) end
+    select format('%s %s as it is', c.object_type, c.object_identity)
     into problem
     from pg_event_trigger_ddl_commands() c
     where (c.object_type = 'policy' and c.object_identity ~ ' on audit\.(entry|change)(_\w+)?$')
        or (c.object_type = 'table column' and c.object_identity ~ '^audit\.(entry|change)(_\w+)?\.')
+       -- A lookup runs as its owner, the parent's: turned into a function of the invoker it would run as the capturing role.
+       or (c.object_type = 'function' and exists (
+           select from pg_proc p
+           where p.oid = c.objid and p.proname ~ '^lookup_[0-9]+_[0-9a-f]{8}$' and p.prosrc like 'begin return (select % audit_p %'))
     limit 1;
 
     if problem is null and array_position(parents, null) is not null then
@@ -101,7 +103,7 @@ begin
 end
 $function$;
 comment on function audit.guard_alteration() is
-    'Event trigger: refuses what would take the log''s guards away (triggers, row-level security, policies), rename its columns, or take a day out that retention keeps.';
+    'Event trigger: refuses what would take the log''s guards away (triggers, row-level security, policies), rename its columns, take a day out that retention keeps, or alter a lookup.';
 
 create function audit.guard_rewrite()
     returns event_trigger
@@ -176,7 +178,7 @@ begin
     end if;
     create event trigger audit_guard_alteration on ddl_command_end
         when tag in ('ALTER TABLE', 'ALTER SCHEMA', 'CREATE TRIGGER', 'ALTER TRIGGER', 'CREATE RULE', 'ALTER RULE',
-                     'CREATE POLICY', 'ALTER POLICY')
+                     'CREATE POLICY', 'ALTER POLICY', 'ALTER FUNCTION', 'ALTER ROUTINE')
         execute function audit.guard_alteration();
     create event trigger audit_guard_rewrite on table_rewrite
         execute function audit.guard_rewrite();

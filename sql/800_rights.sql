@@ -4,7 +4,7 @@
 set search_path = pg_catalog, pg_temp;
 
 -- Owners: everything belongs to audit_owner, save what holds him back, which stays with the superuser who installs: the guards,
--- and the schema, whose owner could drop them. Compiled capture functions are given to audit_capture when they are made.
+-- the schema, whose owner could drop them, and what runs with that superuser's rights. Compiled capture functions are given to audit_capture when they are made.
 do $owners$
 declare
     item record;
@@ -28,8 +28,10 @@ begin
     for item in
         select p.oid::regprocedure::text as name
         from pg_catalog.pg_proc p where p.pronamespace = 'audit'::regnamespace
-          and not (p.proname in ('refuse_alteration', 'guard_alteration', 'guard_rewrite', 'guard_drop', 'admit_to_schema')
-                   and installer_is_superuser)
+          and not (installer_is_superuser and p.proname in (
+              'refuse_alteration', 'guard_alteration', 'guard_rewrite', 'guard_drop', 'admit_to_schema',
+              'keep_lookups', 'lookup_body', 'lookup_name', 'find_lookup', 'lookups_run_as_owner', 'runs_code_when_read',
+              'runs_code_when_read_sql', 'text_sql', 'base_type', 'is_core_type'))
     loop
         execute format('alter function %s owner to audit_owner', item.name);
     end loop;
@@ -46,8 +48,12 @@ revoke all on all sequences in schema audit from public;
 revoke all on all functions in schema audit from public;
 revoke all on type audit.actor_context, audit.lookup, audit.reader from public;
 
--- audit_owner: puts the refusal of alterations on new days, and lets the owners of tracked tables in.
-grant execute on function audit.refuse_alteration(), audit.admit_to_schema(name) to audit_owner;
+-- audit_owner: puts the refusal of alterations on new days, lets the owners of tracked tables in, has lookups made.
+grant execute on function
+    audit.refuse_alteration(), audit.admit_to_schema(name), audit.keep_lookups(bigint, oid, text[]), audit.lookup_body(oid, text),
+    audit.lookup_name(bigint, text), audit.find_lookup(oid, text), audit.lookups_run_as_owner(), audit.runs_code_when_read(oid),
+    audit.runs_code_when_read_sql(text, boolean), audit.text_sql(text, oid), audit.base_type(oid), audit.is_core_type(oid)
+    to audit_owner;
 
 -- Row-level security: enabled, not forced (forced, capture itself would fail). The workspace is the one that the reader's own
 -- transaction names, read once for a query: as a bare call it would be made for each row.
@@ -84,7 +90,7 @@ grant execute on function
     audit.disable_tracking(regclass),
     audit.prove_ownership(), audit.show_ownership(oid), audit.hide_ownership(oid),
     audit.primary_key_columns(oid), audit.refuse_unknown_columns(oid, text, text[]), audit.refuse_unusable_path(oid, text, text),
-    audit.refuse_bad_events(oid, jsonb, jsonb), audit.find_lookup(oid, text),
+    audit.refuse_bad_events(oid, jsonb, jsonb), audit.find_lookup(oid, text), audit.lookups_run_as_owner(),
     audit.runs_code_when_read(oid), audit.runs_code_when_read_sql(text, boolean), audit.own_events(), audit.is_event_name(text),
     audit.store_tracking(oid, jsonb), audit.remove_tracking(oid),
     audit.partitions_of(oid), audit.create_capture_triggers(oid, text)

@@ -230,3 +230,102 @@ def test_the_owner_of_a_type_gains_nothing_by_casts_of_his_own(database: Databas
         ("DELETE", "fine", "fine"),
     ]
     assert db.execute("select who from loot").fetchall() == []
+
+
+@pytest.fixture
+def looked_up(database: Database, db: Connection) -> Connection:
+    """The owner of a table `kid` that looks a name up in his `mine.parent`, whose functions tell who runs them."""
+    db.execute("create schema mine authorization app_owner")
+    owner = database.connect("app_owner")
+    owner.execute("grant usage on schema mine to audit_capture")
+    owner.execute("create table loot (who text); grant insert on loot to public")
+    owner.execute(
+        "create function ev_v() returns integer language plpgsql volatile as $$ begin"
+        " insert into public.loot values (current_user); return 1; end $$"
+    )
+    owner.execute(
+        "create function ev() returns integer language plpgsql immutable as"
+        " $$ begin perform public.ev_v(); return 1; end $$"
+    )
+    owner.execute("create table mine.parent (id integer primary key, title text)")
+    owner.execute("grant select on mine.parent to audit_capture")
+    owner.execute("create table kid (id integer primary key, up integer references mine.parent, workspace_id text)")
+    owner.execute("select audit.enable_tracking('kid', resource_name_column => 'up.title')")
+    owner.execute("insert into mine.parent values (1, 'Ada')")
+    return owner
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["create index on mine.parent (id) where ev() = 1", "create statistics mine.s on (ev() + id), id from mine.parent"],
+)
+def test_a_snapshot_older_than_the_owners_code_does_not_run_it_as_the_capturing_role(
+    database: Database, looked_up: Connection, db: Connection, code: str
+) -> None:
+    # What a transaction sees of the catalogue is older than what its planner sees; and the event trigger, which would
+    # have compiled anew, waits for nobody.
+    older = database.connect("app_owner", autocommit=False)
+    older.execute("set transaction isolation level repeatable read")
+    older.execute("select 1 from kid")
+    holder = database.connect("app_owner", autocommit=False)
+    holder.execute("revoke usage on schema mine from audit_capture")
+    looked_up.execute(code.encode())
+    holder.rollback()
+    older.execute("insert into kid values (1, 1, 'acme')")
+    older.commit()
+    assert db.execute("select distinct who from loot").fetchall() == [("app_owner",)]
+    assert trail(db, "workspace_id, resource_name") == [("acme", "Ada")]
+
+
+def test_a_parent_with_an_index_on_an_expression_is_looked_up_as_its_owner(
+    looked_up: Connection, db: Connection
+) -> None:
+    looked_up.execute("create index on mine.parent (lower(title))")
+    looked_up.execute("create index on mine.parent (id) where ev() = 1")
+    looked_up.execute("insert into kid values (1, 1, 'acme')")
+    looked_up.execute("insert into kid values (2, 1, 'acme'), (3, 1, 'acme')")
+    assert trail(db, "resource_name, row_count") == [("Ada", 1), (None, 2)]
+    assert db.execute("select distinct resource_name from audit.change").fetchall() == [("Ada",)]
+    assert db.execute("select distinct who from loot").fetchall() == [("app_owner",)]
+
+
+@pytest.mark.parametrize(
+    "alteration",
+    ["security invoker", "owner to app_user", "rename to mine", "set schema mine", "set role = 'x'", "volatile"],
+)
+def test_a_lookup_is_altered_by_nobody(looked_up: Connection, db: Connection, alteration: str) -> None:
+    [(lookup, owner)] = db.execute(
+        "select oid::regprocedure::text, proowner::regrole::text from pg_proc where proname ~ '^lookup_[0-9]+_'"
+    ).fetchall()
+    assert owner == "app_owner"
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        looked_up.execute(f"alter function {lookup} {alteration}".encode())
+
+
+@pytest.mark.parametrize("act", ["drop function {}", "revoke execute on function {} from audit_capture"])
+def test_a_lookup_that_is_taken_away_fails_no_write(looked_up: Connection, db: Connection, act: str) -> None:
+    [(lookup,)] = db.execute("select oid::regprocedure from pg_proc where proname ~ '^lookup_[0-9]+_'").fetchall()
+    looked_up.execute("insert into kid values (1, 1, 'acme')")
+    looked_up.execute(act.format(lookup).encode())
+    looked_up.execute("insert into kid values (2, 1, 'acme')")
+    looked_up.execute("insert into kid values (3, 1, 'acme'), (4, 1, 'acme')")
+    assert trail(db, "workspace_id, resource_name, row_count") == [
+        ("acme", "Ada", 1),
+        ("acme", None, 1),
+        ("acme", None, 2),
+    ]
+    db.execute("select audit.maintain()")
+    looked_up.execute("insert into kid values (5, 1, 'acme')")
+    assert trail(db, "resource_name")[-1] == ("Ada",)
+
+
+def test_a_lookup_follows_its_parent_to_another_owner_and_ends_with_the_tracking(
+    database: Database, looked_up: Connection, db: Connection
+) -> None:
+    owners = "select proowner::regrole::text from pg_proc where proname ~ '^lookup_[0-9]+_'"
+    db.execute("grant usage on schema mine to installer; alter table mine.parent owner to installer")
+    assert db.execute(owners.encode()).fetchall() == [("installer",)]
+    looked_up.execute("insert into kid values (1, 1, 'acme')")
+    assert trail(db, "resource_name") == [("Ada",)]
+    looked_up.execute("select audit.disable_tracking('kid')")
+    assert db.execute(owners.encode()).fetchall() == []

@@ -1001,7 +1001,9 @@ begin atomic
 end;
 comment on function audit.primary_key_columns(oid) is 'Columns of a table''s primary key in its order. Null: it has none.';
 
--- fk_column.column: a name or workspace that stands in another table, and whether capture may read it there.
+-- fk_column.column: a name or workspace that stands in another table, whether capture may read it there, and the functions that
+-- read it. Planning a query on a table runs functions of its owner (those of expression indexes, for one), and whether it would
+-- cannot be known beforehand: a snapshot may be older than an index. So a lookup runs as its parent's owner, who gains nothing.
 
 set search_path = pg_catalog, pg_temp;
 
@@ -1045,6 +1047,20 @@ create type audit.lookup as (
 );
 comment on type audit.lookup is
     'Where fk_column.column leads: the parent table, its key, the wanted column, the key''s equality operator; or the problem with it and the statement that mends it, where one does.';
+
+create function audit.lookups_run_as_owner()
+    returns boolean
+    language sql
+    stable
+begin atomic
+    -- By name: that function is made below.
+    select exists (
+        select from pg_catalog.pg_proc p
+        join pg_catalog.pg_roles r on r.oid = p.proowner
+        where p.pronamespace = 'audit'::regnamespace and p.proname = 'keep_lookups' and r.rolsuper);
+end;
+comment on function audit.lookups_run_as_owner() is
+    'Whether lookups run as the owners of the tables they read, which takes a superuser who installed the log; else as the capturing role.';
 
 create function audit.find_lookup(relation oid, path text)
     returns audit.lookup
@@ -1098,7 +1114,7 @@ begin
                                     found_lookup.parent_key, found_lookup.parent_column, parent_name);
     elsif (select relrowsecurity from pg_class where oid = found_lookup.parent) then
         found_lookup.problem := format('table %s has row-level security', parent_name);
-    elsif audit.runs_code_when_read(found_lookup.parent) then
+    elsif not audit.lookups_run_as_owner() and audit.runs_code_when_read(found_lookup.parent) then
         found_lookup.problem := format('table %s has an index, statistics or partitions on expressions, which capture must not run', parent_name);
     end if;
     return found_lookup;
@@ -1118,7 +1134,90 @@ begin atomic
 end;
 comment on function audit.readable_paths(audit.tracked_table, oid) is 'The lookups of a tracked table that capture can read now.';
 
-create function audit.column_or_lookup_sql(alias text, relation oid, path text, length text)
+create function audit.lookup_body(relation oid, path text)
+    returns text
+    language plpgsql
+    stable
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    target constant audit.lookup := audit.find_lookup(relation, path);
+begin
+    return (
+        select format('begin return (select %s from %s %I.%I audit_p where audit_p.%I %s $1); end',
+                      audit.text_sql(format('audit_p.%I', a.attname), a.atttypid),
+                      case c.relkind when 'p' then '' else 'only' end, n.nspname, c.relname, target.parent_key, target.key_operator)
+        from pg_class c
+        join pg_namespace n on n.oid = c.relnamespace
+        join pg_attribute a on a.attrelid = c.oid and a.attname = target.parent_column
+        where c.oid = target.parent and target.problem is null);
+end
+$function$;
+comment on function audit.lookup_body(oid, text) is
+    'The body of the function that looks fk_column.column up, given the foreign key''s value. Null when it cannot be looked up.';
+
+create function audit.lookup_name(tracked_id bigint, path text)
+    returns text
+    language sql
+    immutable
+    parallel safe
+return format('lookup_%s_%s', tracked_id, left(md5(path), 8));
+comment on function audit.lookup_name(bigint, text) is 'The name of the function that looks a path of a tracked table up.';
+
+create function audit.keep_lookups(tracked_id bigint, relation oid, paths text[])
+    returns void
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+-- As the superuser who installed the log: nobody else can give a function to a table's owner. So it calls what is his alone, and
+-- writes no other text than lookup_body's.
+declare
+    path text;
+    function_name text;
+    body text;
+    key_type oid;
+    parent_owner oid;
+    outdated regprocedure;
+begin
+    if not audit.lookups_run_as_owner() then
+        return;
+    end if;
+    for outdated in
+        select p.oid
+        from pg_proc p
+        where p.pronamespace = 'audit'::regnamespace and p.proname ~ format('^lookup_%s_', tracked_id)
+          and not exists (
+              select from unnest(paths) w(path)
+              join pg_attribute a on a.attrelid = relation and a.attname = split_part(w.path, '.', 1)
+              where p.proname = audit.lookup_name(tracked_id, w.path) and p.proargtypes[0] = a.atttypid)
+    loop
+        execute format('drop function %s', outdated);
+    end loop;
+    foreach path in array paths loop
+        function_name := audit.lookup_name(tracked_id, path);
+        body := audit.lookup_body(relation, path);
+        select a.atttypid into key_type
+        from pg_attribute a where a.attrelid = relation and a.attname = split_part(path, '.', 1);
+        select c.relowner into parent_owner from pg_class c where c.oid = (audit.find_lookup(relation, path)).parent;
+        continue when body is null or exists (
+            select from pg_proc p
+            where p.pronamespace = 'audit'::regnamespace and p.proname = function_name
+              and p.prosrc = body and p.proowner = parent_owner and has_function_privilege('audit_capture', p.oid, 'execute'));
+        execute format('create or replace function audit.%I(audit_key %s) returns text language plpgsql stable security definer set search_path = pg_catalog, pg_temp as %L',
+                       function_name, key_type::regtype, body);
+        execute format('alter function audit.%I owner to %s', function_name, parent_owner::regrole);
+        execute format('revoke all on function audit.%I from public, %s', function_name, parent_owner::regrole);
+        execute format('grant execute on function audit.%I to audit_capture', function_name);
+        execute format('comment on function audit.%I is %L', function_name,
+                       format('Looks up %s for tracked table number %s, as the owner of the table that it reads.', path, tracked_id));
+    end loop;
+end
+$function$;
+comment on function audit.keep_lookups(bigint, oid, text[]) is
+    'Makes the functions that look these paths of a tracked table up, each owned by the owner of the table it reads, and drops its other ones.';
+
+create function audit.column_or_lookup_sql(alias text, tracked_id bigint, relation oid, path text, length text)
     returns text
     language plpgsql
     stable
@@ -1152,6 +1251,17 @@ begin
     end if;
     select atttypid into type_oid
     from pg_attribute where attrelid = target.parent and attname = target.parent_column;
+    if audit.lookups_run_as_owner() then
+        value := format('audit.%I(%s.%I)', audit.lookup_name(tracked_id, path), alias, split_part(path, '.', 1));
+        return case
+            -- One that reads what has become another table since must not fail a write; the next compilation makes it anew.
+            when not exists (select from pg_proc p
+                             where p.pronamespace = 'audit'::regnamespace and p.proname = audit.lookup_name(tracked_id, path)
+                               and p.prosrc = audit.lookup_body(relation, path)
+                               and has_function_privilege('audit_capture', p.oid, 'execute')) then 'null::text'
+            when length = 'short' then format('left(%s, 500)', value)
+            else audit.bounded_sql(value) end;
+    end if;
     value := audit.text_sql(format('audit_p.%I', target.parent_column), type_oid);
     return format('(select %s from %s %s audit_p where audit_p.%I %s %s.%I)',
                   case when length = 'short' then format('left(%s, 500)', value) else audit.bounded_sql(value) end,
@@ -1160,7 +1270,7 @@ begin
                   target.parent_key, target.key_operator, alias, split_part(path, '.', 1));
 end
 $function$;
-comment on function audit.column_or_lookup_sql(text, oid, text, text) is
+comment on function audit.column_or_lookup_sql(text, bigint, oid, text, text) is
     'The SQL for a column''s text, or for fk_column.column looked up in the parent, of limited length. Null text where neither can be had.';
 
 create function audit.shape_sql(relation text)
@@ -1211,16 +1321,16 @@ begin
         'workspace', case
             when tracked.workspace is not null then format('%L::text', tracked.workspace)
             when tracked.workspace_setting is not null then format('nullif(left(current_setting(%L, true), 200), '''')', tracked.workspace_setting)
-            else format('nullif(%s, '''')', audit.column_or_lookup_sql(alias, relation, tracked.workspace_column, 'bounded')) end,
+            else format('nullif(%s, '''')', audit.column_or_lookup_sql(alias, tracked.id, relation, tracked.workspace_column, 'bounded')) end,
         'resource_type', case
             when tracked.resource_type_column is null then format('%L::text', default_type)
-            else format('coalesce(nullif(nullif(%s, ''''), ''audit_log''), %L)', audit.column_or_lookup_sql(alias, relation, tracked.resource_type_column, 'short'), default_type) end,
+            else format('coalesce(nullif(nullif(%s, ''''), ''audit_log''), %L)', audit.column_or_lookup_sql(alias, tracked.id, relation, tracked.resource_type_column, 'short'), default_type) end,
         'resource_id', audit.key_sql(alias, relation, coalesce(tracked.resource_id_columns, key_columns)),
-        'resource_name', audit.column_or_lookup_sql(alias, relation, tracked.resource_name_column, 'short'),
+        'resource_name', audit.column_or_lookup_sql(alias, tracked.id, relation, tracked.resource_name_column, 'short'),
         'row_key', audit.key_sql(alias, relation, key_columns),
-        'subject_id', audit.column_or_lookup_sql(alias, relation, split_part(tracked.subject_column, '.', 1), 'bounded'),
+        'subject_id', audit.column_or_lookup_sql(alias, tracked.id, relation, split_part(tracked.subject_column, '.', 1), 'bounded'),
         'subject_name', case when tracked.subject_column like '%.%'
-            then audit.column_or_lookup_sql(alias, relation, tracked.subject_column, 'short') else 'null::text' end);
+            then audit.column_or_lookup_sql(alias, tracked.id, relation, tracked.subject_column, 'short') else 'null::text' end);
 end
 $function$;
 comment on function audit.side_pieces(audit.tracked_table, oid, text) is
@@ -1652,15 +1762,21 @@ begin
     -- changed. What one asks of a column is asked only once it is known to be there.
     select concat_ws(' and ', format('%s = %L', audit.shape_sql('tg_relid'), audit.table_shape(relation)), string_agg(format(
         'case when %1$s = %2$L then has_schema_privilege(%3$L, ''usage'') and has_column_privilege(%4$s, %5$L, ''select'') '
-        'and has_column_privilege(%4$s, %6$L, ''select'') and not row_security_active(%4$s) and not %7$s else false end',
-        audit.shape_sql(n.parent_oid), audit.table_shape(l.parent), n.schema_name, n.parent_oid,
-        l.parent_key, l.parent_column, audit.runs_code_when_read_sql(n.parent_oid, n.is_partitioned)), ' and '))
+        'and has_column_privilege(%4$s, %6$L, ''select'') and not row_security_active(%4$s) and %7$s else false end',
+        audit.shape_sql(n.parent_oid), audit.table_shape(l.parent), n.schema_name, n.parent_oid, l.parent_key, l.parent_column,
+        case when audit.lookups_run_as_owner()
+             -- Null, and so not current, when the function is gone.
+             then format('(select c.relowner from pg_catalog.pg_class c where c.oid = %s) = %s and has_function_privilege(%s, ''execute'')',
+                         n.parent_oid, n.parent_owner,
+                         (select f.oid from pg_proc f where f.pronamespace = 'audit'::regnamespace
+                          and f.proname = audit.lookup_name(tracked.id, p.path)))
+             else 'not ' || audit.runs_code_when_read_sql(n.parent_oid, n.is_partitioned) end), ' and '))
     into shape_check
     from unnest(audit.readable_paths(tracked, relation)) p(path)
     cross join lateral audit.find_lookup(relation, p.path) l
     cross join lateral (
         -- By the catalogue: to_regclass raises where the schema may not be used.
-        select s.nspname as schema_name, c.relkind = 'p' as is_partitioned,
+        select s.nspname as schema_name, c.relkind = 'p' as is_partitioned, c.relowner as parent_owner,
                format('(select c.oid from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace '
                       'where n.nspname = %L and c.relname = %L)', s.nspname, c.relname) as parent_oid
         from pg_class c join pg_namespace s on s.oid = c.relnamespace where c.oid = l.parent) n;
@@ -2169,15 +2285,17 @@ declare
 begin
     -- Two compilations of one table at once would end in "tuple concurrently updated".
     select * into strict tracked from audit.tracked_table where id = tracked_id for update;
+    -- First, so that the event trigger which the commands below fire finds nothing left to do.
+    update audit.tracked_table t
+    set readable_paths = audit.readable_paths(tracked, relation), relation_oid = relation
+    where t.id = tracked_id;
+    perform audit.keep_lookups(tracked_id, relation, audit.readable_paths(tracked, relation));
     body := audit.function_sql(tracked, relation);
     if md5(body) = tracked.compiled_digest and relation = tracked.relation_oid and not is_new then
         return false;
     end if;
-    -- First, so that the event trigger which the commands below fire finds nothing left to do.
     update audit.tracked_table t
     set compiled_digest = md5(body),
-        readable_paths = audit.readable_paths(tracked, relation),
-        relation_oid = relation,
         column_numbers = coalesce((select jsonb_object_agg(a.attname, a.attnum)
                           from pg_attribute a
                           where a.attrelid = relation and a.attnum > 0 and not a.attisdropped), '{}')
@@ -2228,6 +2346,7 @@ begin
     returning t.* into tracked;
     if tracked.id is not null then
         execute format('drop function if exists audit.%I()', 'capture_' || tracked.id);
+        perform audit.keep_lookups(tracked.id, relation, '{}');
         perform audit.write_event('tracking_disabled', format('%I.%I', tracked.table_schema, tracked.table_name), tracked.workspace, null);
     end if;
 end
@@ -2635,6 +2754,7 @@ begin
         begin
             delete from audit.tracked_table where id = tracked.id;
             execute format('drop function if exists audit.%I()', 'capture_' || tracked.id);
+            perform audit.keep_lookups(tracked.id, null, '{}');
             perform audit.write_event('table_dropped', format('%I.%I', tracked.table_schema, tracked.table_name), tracked.workspace,
                                       jsonb_build_object('command', tg_tag));
         exception when others then
@@ -3487,18 +3607,20 @@ begin
     end if;
     if tg_tag <> 'ALTER SCHEMA' and array_position(parents, null) is null and not exists (
         select from pg_event_trigger_ddl_commands() c
-        where c.object_identity like '%audit.%' or c.objid = any(parents)
+        where c.object_identity like '%audit.%' or c.object_type = 'function' or c.objid = any(parents)
            or exists (select from pg_inherits i where i.inhrelid = c.objid and i.inhparent = any(parents))) then
         return;
     end if;
 
-    select case c.object_type
-               when 'policy' then format('policy %s', c.object_identity)
-               when 'table column' then format('column %s', c.object_identity) end
+    select format('%s %s as it is', c.object_type, c.object_identity)
     into problem
     from pg_event_trigger_ddl_commands() c
     where (c.object_type = 'policy' and c.object_identity ~ ' on audit\.(entry|change)(_\w+)?$')
        or (c.object_type = 'table column' and c.object_identity ~ '^audit\.(entry|change)(_\w+)?\.')
+       -- A lookup runs as its owner, the parent's: turned into a function of the invoker it would run as the capturing role.
+       or (c.object_type = 'function' and exists (
+           select from pg_proc p
+           where p.oid = c.objid and p.proname ~ '^lookup_[0-9]+_[0-9a-f]{8}$' and p.prosrc like 'begin return (select % audit_p %'))
     limit 1;
 
     if problem is null and array_position(parents, null) is not null then
@@ -3566,7 +3688,7 @@ begin
 end
 $function$;
 comment on function audit.guard_alteration() is
-    'Event trigger: refuses what would take the log''s guards away (triggers, row-level security, policies), rename its columns, or take a day out that retention keeps.';
+    'Event trigger: refuses what would take the log''s guards away (triggers, row-level security, policies), rename its columns, take a day out that retention keeps, or alter a lookup.';
 
 create function audit.guard_rewrite()
     returns event_trigger
@@ -3641,7 +3763,7 @@ begin
     end if;
     create event trigger audit_guard_alteration on ddl_command_end
         when tag in ('ALTER TABLE', 'ALTER SCHEMA', 'CREATE TRIGGER', 'ALTER TRIGGER', 'CREATE RULE', 'ALTER RULE',
-                     'CREATE POLICY', 'ALTER POLICY')
+                     'CREATE POLICY', 'ALTER POLICY', 'ALTER FUNCTION', 'ALTER ROUTINE')
         execute function audit.guard_alteration();
     create event trigger audit_guard_rewrite on table_rewrite
         execute function audit.guard_rewrite();
@@ -3662,7 +3784,7 @@ $event_triggers$;
 set search_path = pg_catalog, pg_temp;
 
 -- Owners: everything belongs to audit_owner, save what holds him back, which stays with the superuser who installs: the guards,
--- and the schema, whose owner could drop them. Compiled capture functions are given to audit_capture when they are made.
+-- the schema, whose owner could drop them, and what runs with that superuser's rights. Compiled capture functions are given to audit_capture when they are made.
 do $owners$
 declare
     item record;
@@ -3686,8 +3808,10 @@ begin
     for item in
         select p.oid::regprocedure::text as name
         from pg_catalog.pg_proc p where p.pronamespace = 'audit'::regnamespace
-          and not (p.proname in ('refuse_alteration', 'guard_alteration', 'guard_rewrite', 'guard_drop', 'admit_to_schema')
-                   and installer_is_superuser)
+          and not (installer_is_superuser and p.proname in (
+              'refuse_alteration', 'guard_alteration', 'guard_rewrite', 'guard_drop', 'admit_to_schema',
+              'keep_lookups', 'lookup_body', 'lookup_name', 'find_lookup', 'lookups_run_as_owner', 'runs_code_when_read',
+              'runs_code_when_read_sql', 'text_sql', 'base_type', 'is_core_type'))
     loop
         execute format('alter function %s owner to audit_owner', item.name);
     end loop;
@@ -3704,8 +3828,12 @@ revoke all on all sequences in schema audit from public;
 revoke all on all functions in schema audit from public;
 revoke all on type audit.actor_context, audit.lookup, audit.reader from public;
 
--- audit_owner: puts the refusal of alterations on new days, and lets the owners of tracked tables in.
-grant execute on function audit.refuse_alteration(), audit.admit_to_schema(name) to audit_owner;
+-- audit_owner: puts the refusal of alterations on new days, lets the owners of tracked tables in, has lookups made.
+grant execute on function
+    audit.refuse_alteration(), audit.admit_to_schema(name), audit.keep_lookups(bigint, oid, text[]), audit.lookup_body(oid, text),
+    audit.lookup_name(bigint, text), audit.find_lookup(oid, text), audit.lookups_run_as_owner(), audit.runs_code_when_read(oid),
+    audit.runs_code_when_read_sql(text, boolean), audit.text_sql(text, oid), audit.base_type(oid), audit.is_core_type(oid)
+    to audit_owner;
 
 -- Row-level security: enabled, not forced (forced, capture itself would fail). The workspace is the one that the reader's own
 -- transaction names, read once for a query: as a bare call it would be made for each row.
@@ -3742,7 +3870,7 @@ grant execute on function
     audit.disable_tracking(regclass),
     audit.prove_ownership(), audit.show_ownership(oid), audit.hide_ownership(oid),
     audit.primary_key_columns(oid), audit.refuse_unknown_columns(oid, text, text[]), audit.refuse_unusable_path(oid, text, text),
-    audit.refuse_bad_events(oid, jsonb, jsonb), audit.find_lookup(oid, text),
+    audit.refuse_bad_events(oid, jsonb, jsonb), audit.find_lookup(oid, text), audit.lookups_run_as_owner(),
     audit.runs_code_when_read(oid), audit.runs_code_when_read_sql(text, boolean), audit.own_events(), audit.is_event_name(text),
     audit.store_tracking(oid, jsonb), audit.remove_tracking(oid),
     audit.partitions_of(oid), audit.create_capture_triggers(oid, text)
