@@ -178,3 +178,29 @@ def test_an_application_s_own_tables_of_such_names_are_its_own(database: Databas
     app.execute("create rule nothing as on insert to entry do instead nothing")
     app.execute("drop table entry, entry_20260314, change_20260314")
     assert count(db, "select count(*) from pg_class where relname = 'change_20260314'") == 0
+
+
+# What he can do all the same: docs/security.md says so
+
+
+def test_the_owner_of_the_log_can_add_an_entry_that_nobody_made(owner: Connection, db: Connection) -> None:
+    owner.execute("select audit.write_event('key_created', 'invented', 'acme', null)")
+    assert count(db, "select count(*) from audit.entry where resource_id = 'invented'") == 1
+
+
+def test_the_owner_of_the_log_can_run_code_as_whoever_calls_a_function_of_his(
+    database: Database, owner: Connection, db: Connection
+) -> None:
+    db.execute("create table loot (who text); grant insert on loot to public")
+    owner.execute(
+        "create or replace function audit.set_actor(id text, name text default null, type text default 'user')"
+        " returns void language sql security invoker as 'insert into public.loot values (current_user)'"
+    )
+    database.connect("app_owner").execute("select audit.set_actor('42')")
+    assert db.execute("select who from loot").fetchall() == [("app_owner",)]
+
+
+def test_a_superuser_can_alter_entries_after_switching_the_guards_off(owner: Connection, db: Connection) -> None:
+    db.execute("set session_replication_role = replica")
+    db.execute("update audit.entry set actor_id = 'somebody else'")
+    assert count(db, "select count(*) from audit.entry where actor_id <> 'somebody else'") == 0
