@@ -66,5 +66,6 @@ def test_every_operation_answers_as_described_without_a_key(port: int) -> None:
 
 
 def test_a_key_that_could_be_one_is_answered_as_described(port: int) -> None:
-    found = tried(port, f"--header=Authorization: Bearer {key_for('u')}", "--phases=fuzzing", "--max-examples=1")
+    few = ["--phases=fuzzing", "--max-examples=1", "--include-method=GET"]
+    found = tried(port, f"--header=Authorization: Bearer {key_for('u')}", *few)
     assert found.returncode == 0, found.stdout
