@@ -65,7 +65,7 @@ requirements: $(VENV)/.dev ## resolve requirements/*.txt anew from pyproject.tom
 	@$(PYTHON) requirements/resolve.py
 
 clean: ## remove what was built, the virtual environment included
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps say what is installed: made once, made anew when the pins change.

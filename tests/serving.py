@@ -31,11 +31,17 @@ serve(settings, "127.0.0.1", int(port), lambda: print("ready", flush=True))
 
 @contextmanager
 def served(
-    database: Database, user: str = "reader", *, bounds: Mapping[str, float] | None = None, **environment: str
+    database: Database,
+    user: str = "reader",
+    *,
+    bounds: Mapping[str, float] | None = None,
+    stderr: int | None = subprocess.PIPE,
+    **environment: str,
 ) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """The server in a process of its own, and its port, once it answers.
 
-    `bounds` are constants of protocol.py by name, `environment` settings of the app.
+    `bounds` are constants of protocol.py by name, `environment` settings of the app. A server that may say more than a
+    pipe holds needs another `stderr`: None is that of the test.
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -43,7 +49,7 @@ def served(
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *arguments],
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         text=True,
         env={**os.environ, "PYTHONPATH": "api"},
     ) as process:

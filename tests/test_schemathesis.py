@@ -1,4 +1,4 @@
-"""The OpenAPI document against the running app: what it allows is answered as it says, with each kind of key.
+"""The OpenAPI document against the running app: what it allows and forbids is answered as it says, whatever the key.
 
 It must not know a route: what is tried comes from the document, and how from schemathesis.toml.
 """
@@ -38,7 +38,7 @@ def port(server: TestServer) -> Iterator[int]:
         add_changes(db, add_entry(db, resource_id=None, row_count=21, context={"metadata": {"a": 1}}), range(1, 22))
         add_entry(db, before={"title": "Revenue"}, after={"title": "Revenue KPIs"}, context={"reason": "typo"})
         add_entry(db, workspace_id="globex")
-        with served(database) as (_, port):
+        with served(database, stderr=None) as (_, port):
             yield port
 
 
@@ -66,5 +66,6 @@ def test_every_operation_answers_as_described_without_a_key(port: int) -> None:
 
 
 def test_a_key_that_could_be_one_is_answered_as_described(port: int) -> None:
-    found = tried(port, f"--header=Authorization: Bearer {key_for('u')}", "--phases=fuzzing", "--max-examples=1")
+    few = ["--phases=fuzzing", "--max-examples=1", "--include-method=GET"]
+    found = tried(port, f"--header=Authorization: Bearer {key_for('u')}", *few)
     assert found.returncode == 0, found.stdout

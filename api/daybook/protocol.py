@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Literal, cast
 
 import httptools
@@ -196,8 +197,10 @@ class Protocol(HttpToolsProtocol):
         if words:
             self.transport.write(words)
         self.flow.resume_reading()
-        self.transport.write_eof()
         self.deadline = self.loop.call_later(LINGERING, self.transport.close)
+        # asyncio's own loop says so when the client is gone already.
+        with suppress(OSError):
+            self.transport.write_eof()
         self._expect_reading()
 
     def _write_refusal(self, refusal: Refusal) -> bytes:
