@@ -19,7 +19,7 @@ from tests.trail import Connection
 
 EXPECTED = Path(__file__).with_name("rights.txt")
 
-# The columns of the matrix: the login that tries, and the role that it takes first. No login is in audit_capture itself:
+# The columns of the matrix: the login that tries, and the role that it takes first. No login is in audit_capture:
 # maintainer may take that role because audit_owner, which it may take, is a member of it.
 ROLES = {
     "app_user": ("app_user", "none"),
@@ -47,6 +47,10 @@ class Attempt:
     on_parts: tuple[str, ...] = ()
 
 
+# Functions that are made for a tracked table.
+COMPILED = re.compile(r"^(capture|lookup)_[0-9]+(?:_[0-9a-f]{8})?$")
+
+
 @dataclass(frozen=True)
 class Item:
     """An object under the matrix's name for it, with what is tried; a function also under the name in refusals."""
@@ -61,8 +65,9 @@ class Item:
 def tracked(database: Database, db: Connection) -> Connection:
     """A log with rows in each partition that is tried, for a row trigger refuses nothing where there are none."""
     owner = database.connect("app_owner")
-    owner.execute("create table document (id integer primary key, workspace_id text)")
-    owner.execute("select audit.enable_tracking('document')")
+    owner.execute("create table folder (id integer primary key, title text); grant select on folder to audit_capture")
+    owner.execute("create table document (id integer primary key, workspace_id text, folder integer references folder)")
+    owner.execute("select audit.enable_tracking('document', resource_name_column => 'folder.title')")
     owner.execute("insert into document values (1, 'acme'), (2, 'acme')")
     for table in ("entry", "change"):
         row = """jsonb_populate_record(l, '{"created_at": "2100-01-01Z"}')"""
@@ -141,7 +146,7 @@ def is_refusal(item: Item, error: psycopg.Error) -> bool:
     return error.sqlstate == "42501" or (item.kind == "view" and error.sqlstate in VIEW_CANNOT_BE_WRITTEN)
 
 
-# The catalogue is asked what there is, so that nothing is left out: a kind of object that nobody thought of shows a "?".
+# The catalogue is asked what there is: a kind of object that nobody thought of shows a "?".
 
 
 def items(db: Connection) -> list[Item]:
@@ -225,7 +230,7 @@ def functions(db: Connection) -> Iterator[Item]:
         " from pg_proc p where p.pronamespace = 'audit'::regnamespace"
     ).fetchall()
     for oid, name, signature, types_of_arguments, is_for_triggers in rows:
-        shown = f"{re.sub(r'^capture_[0-9]+$', 'capture_N', name)}({signature})"
+        shown = COMPILED.sub(r"\1_N", name) + f"({signature})"
         if is_for_triggers:
             # These cannot be called: the one place where the server is asked instead of tried.
             statement = (
