@@ -73,6 +73,7 @@ grant execute on function
     audit.prove_ownership(), audit.show_ownership(oid), audit.hide_ownership(oid),
     audit.primary_key_columns(oid), audit.refuse_unknown_columns(oid, text, text[]), audit.refuse_unusable_path(oid, text, text),
     audit.refuse_bad_events(oid, jsonb, jsonb), audit.find_lookup(oid, text),
+    audit.compares_without_casts(oid, oid, oid), audit.base_type(oid), audit.is_core_type(oid),
     audit.runs_code_when_read(oid), audit.runs_code_when_read_sql(text, boolean), audit.own_events(), audit.is_event_name(text),
     audit.store_tracking(oid, jsonb), audit.remove_tracking(oid),
     audit.partitions_of(oid), audit.create_capture_triggers(oid, text)

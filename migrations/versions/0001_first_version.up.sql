@@ -618,7 +618,7 @@ begin
         end if;
         if actor_name is null or btrim(actor_name) = '' then
             actor_name := actor_id;
-        elsif actor_name = 'system' then
+        elsif btrim(actor_name) = 'system' then
             -- Nobody is called what no user did.
             invalid := coalesce(invalid, '{}') || jsonb_build_object('actor_name', actor_name);
             actor_name := actor_id;
@@ -871,13 +871,12 @@ begin atomic
         join pg_catalog.pg_opclass c
             on c.opcdefault
            and c.opcmethod = (select oid from pg_catalog.pg_am where amname = 'btree')
-           and c.opcintype = case when t.typtype = 'e' then 'anyenum'::regtype::oid
-                                  when t.oid = 'varchar'::regtype then 'text'::regtype::oid
-                                  else t.oid end
+           and c.opcintype = case when t.oid = 'varchar'::regtype then 'text'::regtype::oid else t.oid end
         join pg_catalog.pg_amproc p
             on p.amprocfamily = c.opcfamily and p.amproclefttype = c.opcintype
            and p.amprocrighttype = c.opcintype and p.amprocnum = 4
-        where t.oid = type_oid
+        -- Implicit casts that somebody gave a type of the application could make its = ambiguous, or become part of it.
+        where t.oid = type_oid and audit.is_core_type(t.oid)
           and c.opcnamespace = 'pg_catalog'::regnamespace
           and p.amproc::text in ('btequalimage', 'btvarstrequalimage'))
         and coalesce((select collisdeterministic from pg_catalog.pg_collation where oid = collation_oid), true);
@@ -1042,6 +1041,25 @@ create type audit.lookup as (
 comment on type audit.lookup is
     'Where fk_column.column leads: the parent table, its key, the wanted column, the key''s equality operator; or the problem with it and the statement that mends it, where one does.';
 
+create function audit.compares_without_casts(key_type oid, fk_type oid, key_operator oid)
+    returns boolean
+    language sql
+    stable
+begin atomic
+    -- Two of the server's own types (a domain is what it is based on), the very types that the operator was made for, or one
+    -- type for which the server's own operator is polymorphic. Elsewhere the parser could find somebody's implicit cast, or an
+    -- operator that fits a domain better.
+    select o.oprleft = key_type and o.oprright = fk_type
+        or n.nspname = 'pg_catalog'
+           and (audit.is_core_type(audit.base_type(key_type)) and audit.is_core_type(audit.base_type(fk_type))
+                or key_type = fk_type and (select typtype = 'p' from pg_catalog.pg_type where oid = o.oprright))
+    from pg_catalog.pg_operator o
+    join pg_catalog.pg_namespace n on n.oid = o.oprnamespace
+    where o.oid = key_operator;
+end;
+comment on function audit.compares_without_casts(oid, oid, oid) is
+    'Whether the operator compares a key and a foreign key''s column of these types without a cast or operator that the owner of a type made.';
+
 create function audit.find_lookup(relation oid, path text)
     returns audit.lookup
     language plpgsql
@@ -1053,12 +1071,16 @@ declare
     wanted constant text := substr(path, length(split_part(path, '.', 1)) + 2);
     found_lookup audit.lookup;
     parent_name text;
+    owner name;
 begin
     select c.confrelid, key_column.attname, value_column.attname,
            format('operator(%I.%s)', n.nspname, o.oprname),
            case when not has_schema_privilege('audit_capture', n.oid, 'usage')
-                then format('audit_capture may not use schema %I of the key''s operator', n.nspname) end,
-           format('grant usage on schema %I to audit_capture', n.nspname)
+                then format('audit_capture may not use schema %I of the key''s operator', n.nspname)
+                when not audit.compares_without_casts(key_column.atttypid, a.atttypid, o.oid)
+                then format('column %I and the key it refers to are compared by way of a cast or operator that capture must not run', fk_column) end,
+           case when not has_schema_privilege('audit_capture', n.oid, 'usage')
+                then format('grant usage on schema %I to audit_capture', n.nspname) end
     into found_lookup
     from pg_constraint c
     join pg_attribute a on a.attrelid = c.conrelid and a.attnum = c.conkey[1]
@@ -1081,6 +1103,7 @@ begin
     end if;
     found_lookup.mend := null;
     parent_name := found_lookup.parent::regclass::text;
+    select r.rolname into owner from pg_class c join pg_roles r on r.oid = c.relowner where c.oid = relation;
     if found_lookup.parent_column is null then
         found_lookup.problem := format('table %s has no column %I to look up', parent_name, wanted);
     elsif not has_schema_privilege('audit_capture', (select relnamespace from pg_class where oid = found_lookup.parent), 'usage') then
@@ -1092,6 +1115,12 @@ begin
         found_lookup.problem := format('audit_capture may not read %s', parent_name);
         found_lookup.mend := format('grant select (%I, %I) on %s to audit_capture',
                                     found_lookup.parent_key, found_lookup.parent_column, parent_name);
+    elsif not (has_column_privilege(owner, found_lookup.parent, found_lookup.parent_key, 'select')
+               and has_column_privilege(owner, found_lookup.parent, found_lookup.parent_column, 'select')) then
+        -- The log would tell him what the parent's owner does not.
+        found_lookup.problem := format('owner %I may not read %s', owner, parent_name);
+        found_lookup.mend := format('grant select (%I, %I) on %s to %I',
+                                    found_lookup.parent_key, found_lookup.parent_column, parent_name, owner);
     elsif (select relrowsecurity from pg_class where oid = found_lookup.parent) then
         found_lookup.problem := format('table %s has row-level security', parent_name);
     elsif audit.runs_code_when_read(found_lookup.parent) then
@@ -1164,8 +1193,10 @@ create function audit.shape_sql(relation text)
     language sql
     immutable
     parallel safe
+    -- A digest: whoever could make a table to a given sum would have code that was compiled for other types run over his own.
+    -- Zero bytes, which no name holds, keep names apart.
 return format(
-    '(select concat(count(*), '':'', sum(hashtextextended(attname::text, (atttypid::bigint << 32) + attcollation::bigint))) '
+    '(select coalesce(encode(sha256(string_agg(int8send((atttypid::bigint << 32) + attcollation::bigint) || textsend(attname::text), int2send(0::smallint) order by attnum)), ''hex''), '''') '
     'from pg_catalog.pg_attribute where attrelid = %s and attnum > 0 and not attisdropped)', relation);
 comment on function audit.shape_sql(text) is
     'The SQL of a table''s fingerprint: the names, types and collations of its columns.';
@@ -1199,7 +1230,9 @@ create function audit.side_pieces(tracked audit.tracked_table, relation oid, ali
 as $function$
 declare
     key_columns constant text[] := audit.primary_key_columns(relation);
-    default_type constant text := coalesce(tracked.resource_type, tracked.table_name);
+    -- audit_log is the log itself, whatever a table is called.
+    default_type constant text := coalesce(tracked.resource_type, nullif(tracked.table_name, 'audit_log'),
+                                           tracked.table_schema || '.' || tracked.table_name);
 begin
     return jsonb_build_object(
         'default_type', default_type,
@@ -1564,8 +1597,16 @@ begin atomic
        and has_schema_privilege(current_user, c.relnamespace, 'usage')
        and current_setting('transaction_isolation') in ('read committed', 'read uncommitted')
        and (not row_security_active(c.oid)
-            or (exists (select from pg_catalog.pg_policy p where p.polrelid = c.oid and p.polname = 'audit_capture_counts')
-                and not exists (select from pg_catalog.pg_policy p where p.polrelid = c.oid and not p.polpermissive)))
+            -- Beside "true" the planner drops every other permissive policy, but may call immutable functions in them first:
+            -- none may hold anything of the owner's.
+            or (exists (select from pg_catalog.pg_policy p
+                        where p.polrelid = c.oid and p.polname = 'audit_capture_counts' and p.polcmd in ('r', '*')
+                          and to_regrole('audit_capture') = any(p.polroles) and pg_get_expr(p.polqual, p.polrelid) = 'true')
+                and not exists (select from pg_catalog.pg_policy p
+                                left join pg_catalog.pg_depend d
+                                    on d.classid = 'pg_policy'::regclass and d.objid = p.oid
+                                   and not (d.refclassid = 'pg_class'::regclass and d.refobjid = p.polrelid)
+                                where p.polrelid = c.oid and (not p.polpermissive or d.objid is not null))))
        and not audit.runs_code_when_read(c.oid)
     from pg_catalog.pg_class c
     where c.oid = relation;
@@ -1658,7 +1699,7 @@ begin
         -- By the catalogue: to_regclass raises where the schema may not be used.
         select s.nspname as schema_name, c.relkind = 'p' as is_partitioned,
                format('(select c.oid from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace '
-                      'where n.nspname = %L and c.relname = %L)', s.nspname, c.relname) as parent_oid
+                      'where n.nspname = %L and c.relname = %L and c.relkind = %L)', s.nspname, c.relname, c.relkind) as parent_oid
         from pg_class c join pg_namespace s on s.oid = c.relnamespace where c.oid = l.parent) n;
 
     if tracked.missing_actor = 'refuse' then
@@ -1721,6 +1762,17 @@ begin
         execute audit.truncate_sql(audit.capture_pieces(%3$s, tg_relid), tg_relid, audit.count_is_exact(tg_relid))
         using audit_moment, audit_actor, audit_schema, audit_table;
         return null;
+    end if;
+    -- A trigger that somebody else made of this function may not pass the rows: their names would mean a temporary table or view
+    -- of the caller's, which must not be read with these rights.
+    if (to_regclass('pg_temp.audit_new_rows') is not null or to_regclass('pg_temp.audit_old_rows') is not null)
+       and not exists (select from pg_catalog.pg_trigger t
+                       where t.tgrelid = tg_relid and t.tgname = tg_name
+                         and (tg_op = 'DELETE' or t.tgnewtable = 'audit_new_rows')
+                         and (tg_op = 'INSERT' or t.tgoldtable = 'audit_old_rows')) then
+        raise exception 'trigger %% on %%.%% does not pass its rows to the log', tg_name, tg_table_schema, tg_table_name
+            using errcode = 'insufficient_privilege',
+                  hint = 'Drop that trigger; audit.enable_tracking makes those that capture needs.';
     end if;%9$s
 
     if tg_op = 'DELETE' then
@@ -1909,15 +1961,9 @@ begin
     end if;
     perform audit.refuse_unknown_columns(relation, argument, array[split_part(path, '.', 1)]);
     target := audit.find_lookup(relation, path);
-    if target.problem is null
-       and not (has_column_privilege(target.parent, target.parent_key, 'select')
-                and has_column_privilege(target.parent, target.parent_column, 'select')) then
-        raise exception '%: you may not read %', argument, target.parent::regclass
-            using errcode = 'insufficient_privilege', hint = 'A lookup shows what it reads: its owner must let you select it first.';
-    end if;
     if target.problem is not null then
         raise exception '%: %', argument, target.problem
-            using errcode = case when target.problem like 'audit_capture may not%' then 'insufficient_privilege'
+            using errcode = case when target.problem ~ '^(audit_capture|owner .*) may not' then 'insufficient_privilege'
                                  when target.problem like '%no column%' then 'undefined_column'
                                  else 'feature_not_supported' end,
                   hint = coalesce(target.mend, 'Use a column of the table itself.');
@@ -3229,6 +3275,7 @@ grant execute on function
     audit.prove_ownership(), audit.show_ownership(oid), audit.hide_ownership(oid),
     audit.primary_key_columns(oid), audit.refuse_unknown_columns(oid, text, text[]), audit.refuse_unusable_path(oid, text, text),
     audit.refuse_bad_events(oid, jsonb, jsonb), audit.find_lookup(oid, text),
+    audit.compares_without_casts(oid, oid, oid), audit.base_type(oid), audit.is_core_type(oid),
     audit.runs_code_when_read(oid), audit.runs_code_when_read_sql(text, boolean), audit.own_events(), audit.is_event_name(text),
     audit.store_tracking(oid, jsonb), audit.remove_tracking(oid),
     audit.partitions_of(oid), audit.create_capture_triggers(oid, text)
