@@ -27,7 +27,7 @@ create table audit.upkeep (
 insert into audit.upkeep default values;
 
 comment on table audit.upkeep is
-    'Settings and state of the log''s upkeep, one row. A DBA changes retention_days and days_ahead here; the rest is written by audit.maintain().';
+    'Settings and state of the log''s upkeep, one row. retention_days and days_ahead are changed here, as audit_owner; the rest is written by audit.maintain().';
 comment on column audit.upkeep.only_row is 'Always true: keeps the table at one row.';
 comment on column audit.upkeep.retention_days is 'Whole UTC days an entry is kept, 1 to 3650. Never null.';
 comment on column audit.upkeep.days_ahead is 'Day partitions made ahead of today, 1 to 366. Never null.';

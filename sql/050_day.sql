@@ -110,7 +110,8 @@ declare
     days_made integer := 0;
     newest timestamptz;
 begin
-    perform pg_advisory_xact_lock(hashtext('pg_daybook'), hashtext('days'));
+    -- One at a time; writers and readers go on.
+    lock table audit.entry in share update exclusive mode;
     select today + days_ahead + 1 into strict wanted_until from audit.upkeep;
     select audit.utc_day(lower_bound) into beyond_from
     from audit.day_partition where is_beyond and day_partition.log_table = 'entry';

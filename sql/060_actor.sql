@@ -112,7 +112,7 @@ begin
         end if;
         if actor_name is null or btrim(actor_name) = '' then
             actor_name := actor_id;
-        elsif actor_name = 'system' then
+        elsif btrim(actor_name) = 'system' then
             -- Nobody is called what no user did.
             invalid := coalesce(invalid, '{}') || jsonb_build_object('actor_name', actor_name);
             actor_name := actor_id;

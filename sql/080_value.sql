@@ -37,13 +37,12 @@ begin atomic
         join pg_catalog.pg_opclass c
             on c.opcdefault
            and c.opcmethod = (select oid from pg_catalog.pg_am where amname = 'btree')
-           and c.opcintype = case when t.typtype = 'e' then 'anyenum'::regtype::oid
-                                  when t.oid = 'varchar'::regtype then 'text'::regtype::oid
-                                  else t.oid end
+           and c.opcintype = case when t.oid = 'varchar'::regtype then 'text'::regtype::oid else t.oid end
         join pg_catalog.pg_amproc p
             on p.amprocfamily = c.opcfamily and p.amproclefttype = c.opcintype
            and p.amprocrighttype = c.opcintype and p.amprocnum = 4
-        where t.oid = type_oid
+        -- Implicit casts that somebody gave a type of the application could make its = ambiguous, or become part of it.
+        where t.oid = type_oid and audit.is_core_type(t.oid)
           and c.opcnamespace = 'pg_catalog'::regnamespace
           and p.amproc::text in ('btequalimage', 'btvarstrequalimage'))
         and coalesce((select collisdeterministic from pg_catalog.pg_collation where oid = collation_oid), true);

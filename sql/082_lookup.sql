@@ -59,6 +59,25 @@ end;
 comment on function audit.lookups_run_as_owner() is
     'Whether lookups run as the owners of the tables they read, which takes a superuser who installed the log; else as the capturing role.';
 
+create function audit.compares_without_casts(key_type oid, fk_type oid, key_operator oid)
+    returns boolean
+    language sql
+    stable
+begin atomic
+    -- Two of the server's own types (a domain is what it is based on), the very types that the operator was made for, or one
+    -- type for which the server's own operator is polymorphic. Elsewhere the parser could find somebody's implicit cast, or an
+    -- operator that fits a domain better.
+    select o.oprleft = key_type and o.oprright = fk_type
+        or n.nspname = 'pg_catalog'
+           and (audit.is_core_type(audit.base_type(key_type)) and audit.is_core_type(audit.base_type(fk_type))
+                or key_type = fk_type and (select typtype = 'p' from pg_catalog.pg_type where oid = o.oprright))
+    from pg_catalog.pg_operator o
+    join pg_catalog.pg_namespace n on n.oid = o.oprnamespace
+    where o.oid = key_operator;
+end;
+comment on function audit.compares_without_casts(oid, oid, oid) is
+    'Whether the operator compares a key and a foreign key''s column of these types without a cast or operator that the owner of a type made.';
+
 create function audit.find_lookup(relation oid, path text)
     returns audit.lookup
     language plpgsql
@@ -70,12 +89,16 @@ declare
     wanted constant text := substr(path, length(split_part(path, '.', 1)) + 2);
     found_lookup audit.lookup;
     parent_name text;
+    owner name;
 begin
     select c.confrelid, key_column.attname, value_column.attname,
            format('operator(%I.%s)', n.nspname, o.oprname),
            case when not has_schema_privilege('audit_capture', n.oid, 'usage')
-                then format('audit_capture may not use schema %I of the key''s operator', n.nspname) end,
-           format('grant usage on schema %I to audit_capture', n.nspname)
+                then format('audit_capture may not use schema %I of the key''s operator', n.nspname)
+                when not audit.compares_without_casts(key_column.atttypid, a.atttypid, o.oid)
+                then format('column %I and the key it refers to are compared by way of a cast or operator that capture must not run', fk_column) end,
+           case when not has_schema_privilege('audit_capture', n.oid, 'usage')
+                then format('grant usage on schema %I to audit_capture', n.nspname) end
     into found_lookup
     from pg_constraint c
     join pg_attribute a on a.attrelid = c.conrelid and a.attnum = c.conkey[1]
@@ -98,6 +121,7 @@ begin
     end if;
     found_lookup.mend := null;
     parent_name := found_lookup.parent::regclass::text;
+    select r.rolname into owner from pg_class c join pg_roles r on r.oid = c.relowner where c.oid = relation;
     if found_lookup.parent_column is null then
         found_lookup.problem := format('table %s has no column %I to look up', parent_name, wanted);
     elsif not has_schema_privilege('audit_capture', (select relnamespace from pg_class where oid = found_lookup.parent), 'usage') then
@@ -109,6 +133,12 @@ begin
         found_lookup.problem := format('audit_capture may not read %s', parent_name);
         found_lookup.mend := format('grant select (%I, %I) on %s to audit_capture',
                                     found_lookup.parent_key, found_lookup.parent_column, parent_name);
+    elsif not (has_column_privilege(owner, found_lookup.parent, found_lookup.parent_key, 'select')
+               and has_column_privilege(owner, found_lookup.parent, found_lookup.parent_column, 'select')) then
+        -- The log would tell him what the parent's owner does not.
+        found_lookup.problem := format('owner %I may not read %s', owner, parent_name);
+        found_lookup.mend := format('grant select (%I, %I) on %s to %I',
+                                    found_lookup.parent_key, found_lookup.parent_column, parent_name, owner);
     elsif (select relrowsecurity from pg_class where oid = found_lookup.parent) then
         found_lookup.problem := format('table %s has row-level security', parent_name);
     elsif not audit.lookups_run_as_owner() and audit.runs_code_when_read(found_lookup.parent) then
@@ -255,6 +285,9 @@ begin
             when not exists (select from pg_proc p
                              where p.pronamespace = 'audit'::regnamespace and p.proname = audit.lookup_name(tracked_id, path)
                                and p.prosrc = audit.lookup_body(relation, path)
+                               -- For another type the parser could find somebody's implicit cast.
+                               and p.proargtypes[0] = (select atttypid from pg_attribute
+                                                       where attrelid = relation and attname = split_part(path, '.', 1))
                                and has_function_privilege('audit_capture', p.oid, 'execute')) then 'null::text'
             when length = 'short' then format('left(%s, 500)', value)
             else audit.bounded_sql(value) end;
@@ -275,8 +308,10 @@ create function audit.shape_sql(relation text)
     language sql
     immutable
     parallel safe
+    -- A digest: whoever could make a table to a given sum would have code that was compiled for other types run over his own.
+    -- Zero bytes, which no name holds, keep names apart.
 return format(
-    '(select concat(count(*), '':'', sum(hashtextextended(attname::text, (atttypid::bigint << 32) + attcollation::bigint))) '
+    '(select coalesce(encode(sha256(string_agg(int8send((atttypid::bigint << 32) + attcollation::bigint) || textsend(attname::text), int2send(0::smallint) order by attnum)), ''hex''), '''') '
     'from pg_catalog.pg_attribute where attrelid = %s and attnum > 0 and not attisdropped)', relation);
 comment on function audit.shape_sql(text) is
     'The SQL of a table''s fingerprint: the names, types and collations of its columns.';

@@ -12,7 +12,9 @@ create function audit.side_pieces(tracked audit.tracked_table, relation oid, ali
 as $function$
 declare
     key_columns constant text[] := audit.primary_key_columns(relation);
-    default_type constant text := coalesce(tracked.resource_type, tracked.table_name);
+    -- audit_log is the log itself, whatever a table is called.
+    default_type constant text := coalesce(tracked.resource_type, nullif(tracked.table_name, 'audit_log'),
+                                           tracked.table_schema || '.' || tracked.table_name);
 begin
     return jsonb_build_object(
         'default_type', default_type,

@@ -52,8 +52,16 @@ begin atomic
        and has_schema_privilege(current_user, c.relnamespace, 'usage')
        and current_setting('transaction_isolation') in ('read committed', 'read uncommitted')
        and (not row_security_active(c.oid)
-            or (exists (select from pg_catalog.pg_policy p where p.polrelid = c.oid and p.polname = 'audit_capture_counts')
-                and not exists (select from pg_catalog.pg_policy p where p.polrelid = c.oid and not p.polpermissive)))
+            -- Beside "true" the planner drops every other permissive policy, but may call immutable functions in them first:
+            -- none may hold anything of the owner's.
+            or (exists (select from pg_catalog.pg_policy p
+                        where p.polrelid = c.oid and p.polname = 'audit_capture_counts' and p.polcmd in ('r', '*')
+                          and to_regrole('audit_capture') = any(p.polroles) and pg_get_expr(p.polqual, p.polrelid) = 'true')
+                and not exists (select from pg_catalog.pg_policy p
+                                left join pg_catalog.pg_depend d
+                                    on d.classid = 'pg_policy'::regclass and d.objid = p.oid
+                                   and not (d.refclassid = 'pg_class'::regclass and d.refobjid = p.polrelid)
+                                where p.polrelid = c.oid and (not p.polpermissive or d.objid is not null))))
        and not audit.runs_code_when_read(c.oid)
     from pg_catalog.pg_class c
     where c.oid = relation;
@@ -152,7 +160,7 @@ begin
         -- By the catalogue: to_regclass raises where the schema may not be used.
         select s.nspname as schema_name, c.relkind = 'p' as is_partitioned, c.relowner as parent_owner,
                format('(select c.oid from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace '
-                      'where n.nspname = %L and c.relname = %L)', s.nspname, c.relname) as parent_oid
+                      'where n.nspname = %L and c.relname = %L and c.relkind = %L)', s.nspname, c.relname, c.relkind) as parent_oid
         from pg_class c join pg_namespace s on s.oid = c.relnamespace where c.oid = l.parent) n;
 
     if tracked.missing_actor = 'refuse' then
@@ -215,6 +223,17 @@ begin
         execute audit.truncate_sql(audit.capture_pieces(%3$s, tg_relid), tg_relid, audit.count_is_exact(tg_relid))
         using audit_moment, audit_actor, audit_schema, audit_table;
         return null;
+    end if;
+    -- A trigger that somebody else made of this function may not pass the rows: their names would mean a temporary table or view
+    -- of the caller's, which must not be read with these rights.
+    if (to_regclass('pg_temp.audit_new_rows') is not null or to_regclass('pg_temp.audit_old_rows') is not null)
+       and not exists (select from pg_catalog.pg_trigger t
+                       where t.tgrelid = tg_relid and t.tgname = tg_name
+                         and (tg_op = 'DELETE' or t.tgnewtable = 'audit_new_rows')
+                         and (tg_op = 'INSERT' or t.tgoldtable = 'audit_old_rows')) then
+        raise exception 'trigger %% on %%.%% does not pass its rows to the log', tg_name, tg_table_schema, tg_table_name
+            using errcode = 'insufficient_privilege',
+                  hint = 'Drop that trigger; audit.enable_tracking makes those that capture needs.';
     end if;%9$s
 
     if tg_op = 'DELETE' then

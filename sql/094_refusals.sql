@@ -42,15 +42,9 @@ begin
     end if;
     perform audit.refuse_unknown_columns(relation, argument, array[split_part(path, '.', 1)]);
     target := audit.find_lookup(relation, path);
-    if target.problem is null
-       and not (has_column_privilege(target.parent, target.parent_key, 'select')
-                and has_column_privilege(target.parent, target.parent_column, 'select')) then
-        raise exception '%: you may not read %', argument, target.parent::regclass
-            using errcode = 'insufficient_privilege', hint = 'A lookup shows what it reads: its owner must let you select it first.';
-    end if;
     if target.problem is not null then
         raise exception '%: %', argument, target.problem
-            using errcode = case when target.problem like 'audit_capture may not%' then 'insufficient_privilege'
+            using errcode = case when target.problem ~ '^(audit_capture|owner .*) may not' then 'insufficient_privilege'
                                  when target.problem like '%no column%' then 'undefined_column'
                                  else 'feature_not_supported' end,
                   hint = coalesce(target.mend, 'Use a column of the table itself.');

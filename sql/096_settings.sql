@@ -112,8 +112,8 @@ begin
     perform audit.require_owner(relation);
     -- Checked here and by the table's constraints, whoever calls: names of events are what readers trust.
     perform audit.refuse_bad_events(relation, nullif(settings -> 'events', 'null'), nullif(settings -> 'column_events', 'null'));
-    -- One at a time: the grants below write to the schema's own row.
-    perform pg_advisory_xact_lock(hashtext('pg_daybook'), hashtext('tracking'));
+    -- One at a time: the grants below write to the schema's own row. An advisory lock would be anybody's to take.
+    lock table audit.tracked_table in share update exclusive mode;
     if not exists (select from audit.day_partition where is_beyond) then
         perform audit.prepare_days();
     end if;

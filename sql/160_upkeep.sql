@@ -37,6 +37,25 @@ begin atomic
 end;
 comment on function audit.note_upkeep(text) is 'Notes that upkeep ran, and the problem it met; null: none.';
 
+create function audit.take_upkeep_turn()
+    returns boolean
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+begin
+    -- A lock that strangers cannot take, as they could an advisory one. It hinders neither reading nor writing the table, and
+    -- takes no transaction id.
+    lock table audit.upkeep in share update exclusive mode nowait;
+    return true;
+exception
+    when lock_not_available then
+        return false;
+end
+$function$;
+comment on function audit.take_upkeep_turn() is
+    'Whether the current transaction may do upkeep: true for one at a time, until it ends.';
+
 create function audit.maintain()
     returns jsonb
     language plpgsql
@@ -52,8 +71,9 @@ declare
     counts jsonb := '{}';
     day_name text;
     tracked_id bigint;
+    detail text;
 begin
-    if not pg_try_advisory_xact_lock(hashtext('pg_daybook'), hashtext('upkeep')) then
+    if not audit.take_upkeep_turn() then
         return jsonb_build_object('ran', false);
     end if;
     -- What takes long comes before what takes locks: these are held until the transaction ends.
@@ -76,7 +96,9 @@ begin
                 problems := problems || format('%s: a reader holds it; the next run drops it', day_name);
                 exit;
             when others then
-                problems := problems || format('%s: %s', day_name, sqlerrm);
+                -- The detail names what depends on it.
+                get stacked diagnostics detail = pg_exception_detail;
+                problems := problems || format('%s: %s', day_name, concat_ws('; ', sqlerrm, nullif(detail, '')));
         end;
     end loop;
     begin

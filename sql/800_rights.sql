@@ -31,7 +31,7 @@ begin
           and not (installer_is_superuser and p.proname in (
               'refuse_alteration', 'guard_alteration', 'guard_rewrite', 'guard_drop', 'admit_to_schema',
               'keep_lookups', 'lookup_body', 'lookup_name', 'find_lookup', 'lookups_run_as_owner', 'runs_code_when_read',
-              'runs_code_when_read_sql', 'text_sql', 'base_type', 'is_core_type'))
+              'runs_code_when_read_sql', 'compares_without_casts', 'text_sql', 'base_type', 'is_core_type'))
     loop
         execute format('alter function %s owner to audit_owner', item.name);
     end loop;
@@ -52,7 +52,8 @@ revoke all on type audit.actor_context, audit.lookup, audit.reader from public;
 grant execute on function
     audit.refuse_alteration(), audit.admit_to_schema(name), audit.keep_lookups(bigint, oid, text[]), audit.lookup_body(oid, text),
     audit.lookup_name(bigint, text), audit.find_lookup(oid, text), audit.lookups_run_as_owner(), audit.runs_code_when_read(oid),
-    audit.runs_code_when_read_sql(text, boolean), audit.text_sql(text, oid), audit.base_type(oid), audit.is_core_type(oid)
+    audit.runs_code_when_read_sql(text, boolean), audit.compares_without_casts(oid, oid, oid), audit.text_sql(text, oid),
+    audit.base_type(oid), audit.is_core_type(oid)
     to audit_owner;
 
 -- Row-level security: enabled, not forced (forced, capture itself would fail). The workspace is the one that the reader's own
@@ -91,6 +92,7 @@ grant execute on function
     audit.prove_ownership(), audit.show_ownership(oid), audit.hide_ownership(oid),
     audit.primary_key_columns(oid), audit.refuse_unknown_columns(oid, text, text[]), audit.refuse_unusable_path(oid, text, text),
     audit.refuse_bad_events(oid, jsonb, jsonb), audit.find_lookup(oid, text), audit.lookups_run_as_owner(),
+    audit.compares_without_casts(oid, oid, oid), audit.base_type(oid), audit.is_core_type(oid),
     audit.runs_code_when_read(oid), audit.runs_code_when_read_sql(text, boolean), audit.own_events(), audit.is_event_name(text),
     audit.store_tracking(oid, jsonb), audit.remove_tracking(oid),
     audit.partitions_of(oid), audit.create_capture_triggers(oid, text)
@@ -123,7 +125,7 @@ grant execute on function
 grant usage on schema audit to audit_maintainer;
 grant select on audit.day_partition, audit.tracked_table, audit.upkeep to audit_maintainer;
 grant execute on function
-    audit.maintain(), audit.prepare_days(), audit.drop_day(text, jsonb), audit.count_day(text), audit.days_past_retention(), audit.note_upkeep(text),
+    audit.take_upkeep_turn(), audit.maintain(), audit.prepare_days(), audit.drop_day(text, jsonb), audit.count_day(text), audit.days_past_retention(), audit.note_upkeep(text),
     audit.follow_table(bigint, text), audit.check(), audit.upkeep_status(), audit.upkeep_is_late(), audit.retention_days(),
     audit.day_start(date), audit.utc_day(timestamptz),
     audit.create_key(text, bytea, text, text, text, timestamptz), audit.rotate_key(text, text, bytea, interval, timestamptz),

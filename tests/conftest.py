@@ -27,6 +27,8 @@ MEMORY_NEEDED = 1 << 30
 # Logins of the cluster, each with the role of schema audit that it is a member of.
 LOGINS = {
     "app_owner": "audit_writer",
+    # The owner of another application's tables: what is app_owner's is not his.
+    "rival": "audit_writer",
     "app_user": None,
     "reader": "audit_reader",
     "dba": "audit_dba",

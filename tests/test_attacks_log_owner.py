@@ -169,6 +169,30 @@ def test_a_day_past_retention_is_dropped_by_upkeep_in_the_database_too(
     assert done == ([day],)
 
 
+def test_what_holds_a_day_back_from_being_dropped_is_named(
+    database: Database, owner: Connection, db: Connection
+) -> None:
+    day = make_an_old_day(db)
+    database.connect("app_owner").execute(f"create view public.squat as select id from audit.{day}".encode())
+    run = maintain(database.url("maintainer"))
+    assert run.days_dropped == []
+    assert f"view public.squat depends on table audit.{day}" in (run.problem or "")
+    told = database.connect("maintainer").execute("select audit.maintain() ->> 'problem'").fetchone()
+    assert told is not None
+    assert f"view public.squat depends on table audit.{day}" in told[0]
+
+
+def test_the_owner_of_the_log_can_shorten_retention_and_the_days_that_go_leave_their_entries(
+    database: Database, owner: Connection, db: Connection
+) -> None:
+    make_an_old_day(db)
+    owner.execute("update audit.upkeep set retention_days = 1")
+    dropped = maintain(database.url("maintainer")).days_dropped
+    assert count(db, "select count(*) from audit.entry where event = 'day_dropped'") == len(dropped) > 0
+    with pytest.raises(psycopg.errors.CheckViolation):
+        owner.execute("update audit.upkeep set retention_days = 0")
+
+
 def test_an_application_s_own_tables_of_such_names_are_its_own(database: Database, db: Connection) -> None:
     app = database.connect("app_owner")
     app.execute("create table entry_20260314 (id integer primary key, audit text)")

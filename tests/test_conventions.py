@@ -84,8 +84,8 @@ def tracked(db: Connection) -> Connection:
                 " = 'audit'::regnamespace"
                 "   and p.proowner <> case when p.proname ~ '^capture_[0-9]+$' then 'audit_capture'::regrole"
                 "     when p.proname ~ '^(guard_|keep_lookups|find_lookup|lookup_(body|name)|lookups_run_as_owner"
-                "|text_sql|runs_code_when_read|base_type|is_core_type|refuse_alteration|admit_to_schema)' then"
-                " 'postgres'::regrole"
+                "|compares_without_casts|text_sql|runs_code_when_read|base_type|is_core_type|refuse_alteration"
+                "|admit_to_schema)' then 'postgres'::regrole"
                 "     else 'audit_owner'::regrole end"
             ),
         ),

@@ -203,7 +203,7 @@ def test_a_service_ends_by_a_signal(database: Database) -> None:
 
 def test_many_runners_at_once_are_safe_and_one_works(database: Database, db: Connection) -> None:
     with db.transaction():
-        db.execute("select pg_advisory_xact_lock(hashtext('pg_daybook'), hashtext('upkeep'))")
+        db.execute("select audit.take_upkeep_turn()")
         assert maintain(database.url("maintainer")) == Run(ran=False)
         assert database.connect("maintainer").execute("select audit.maintain()").fetchone() == ({"ran": False},)
 

@@ -324,6 +324,7 @@ def test_a_lookup_follows_its_parent_to_another_owner_and_ends_with_the_tracking
 ) -> None:
     owners = "select proowner::regrole::text from pg_proc where proname ~ '^lookup_[0-9]+_'"
     db.execute("grant usage on schema mine to installer; alter table mine.parent owner to installer")
+    db.execute("grant select on mine.parent to app_owner")
     assert db.execute(owners.encode()).fetchall() == [("installer",)]
     looked_up.execute("insert into kid values (1, 1, 'acme')")
     assert trail(db, "resource_name") == [("Ada",)]

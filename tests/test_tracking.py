@@ -234,12 +234,12 @@ def test_a_trigger_of_the_applications_own_is_not_replaced(document: Connection)
         document.execute("select audit.enable_tracking('document')")
 
 
-def test_a_lookup_shows_nothing_that_its_caller_may_not_read(database: Database, db: Connection) -> None:
+def test_a_lookup_shows_nothing_that_the_tables_owner_may_not_read(database: Database, db: Connection) -> None:
     db.execute("create table payroll (id integer primary key, salary text)")
     db.execute("grant select on payroll to audit_capture; grant references on payroll to app_owner")
     owner = database.connect("app_owner")
     owner.execute("create table spy (id integer primary key, pid integer references payroll)")
-    with pytest.raises(psycopg.errors.InsufficientPrivilege, match=r"you may not read public\.payroll"):
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match=r"owner app_owner may not read public\.payroll"):
         owner.execute("select audit.enable_tracking('spy', workspace => 'a', resource_name_column => 'pid.salary')")
 
 

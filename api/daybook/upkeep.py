@@ -104,11 +104,10 @@ def maintain(conninfo: str, look_for_stale: bool = True) -> Run:
     psycopg.OperationalError when the database cannot be reached and psycopg.errors.InsufficientPrivilege when the
     login may not.
     """
-    with connect(conninfo, autocommit=True) as connection:
-        locked = connection.execute(
-            "select pg_try_advisory_lock(hashtext('pg_daybook'), hashtext('upkeep'))"
-        ).fetchone()
-        if not (locked and locked[0]):
+    # The turn is held by a transaction of its own: not every step can be taken in one.
+    with connect(conninfo) as holder, connect(conninfo, autocommit=True) as connection:
+        turn = holder.execute("select audit.take_upkeep_turn()").fetchone()
+        if not (turn and turn[0]):
             return Run(ran=False)
         run = Run()
         _prepare_days(connection, run)
@@ -117,7 +116,7 @@ def maintain(conninfo: str, look_for_stale: bool = True) -> Run:
             _compile(connection, run)
         connection.execute("select audit.note_upkeep(%s)", [run.problem])
         # A closed connection gives its locks back a moment later, and the next run would find them taken.
-        connection.execute("select pg_advisory_unlock_all()")
+        holder.rollback()
         return run
 
 
@@ -188,7 +187,8 @@ def _sentence(connection: Connection[Any], error: psycopg.Error) -> str:
     """What one step met, for the run's problem; a lost connection ends the run instead."""
     if connection.closed:
         raise error
-    return error.diag.message_primary or str(error)
+    # The detail names what depends on a day that cannot be dropped, for one.
+    return "; ".join(filter(None, (error.diag.message_primary or str(error), error.diag.message_detail)))
 
 
 def _set_lock_timeout(connection: Connection[Any], timeout: str) -> None:

@@ -97,7 +97,7 @@ create table audit.upkeep (
 insert into audit.upkeep default values;
 
 comment on table audit.upkeep is
-    'Settings and state of the log''s upkeep, one row. A DBA changes retention_days and days_ahead here; the rest is written by audit.maintain().';
+    'Settings and state of the log''s upkeep, one row. retention_days and days_ahead are changed here, as audit_owner; the rest is written by audit.maintain().';
 comment on column audit.upkeep.only_row is 'Always true: keeps the table at one row.';
 comment on column audit.upkeep.retention_days is 'Whole UTC days an entry is kept, 1 to 3650. Never null.';
 comment on column audit.upkeep.days_ahead is 'Day partitions made ahead of today, 1 to 366. Never null.';
@@ -370,7 +370,8 @@ declare
     days_made integer := 0;
     newest timestamptz;
 begin
-    perform pg_advisory_xact_lock(hashtext('pg_daybook'), hashtext('days'));
+    -- One at a time; writers and readers go on.
+    lock table audit.entry in share update exclusive mode;
     select today + days_ahead + 1 into strict wanted_until from audit.upkeep;
     select audit.utc_day(lower_bound) into beyond_from
     from audit.day_partition where is_beyond and day_partition.log_table = 'entry';
@@ -622,7 +623,7 @@ begin
         end if;
         if actor_name is null or btrim(actor_name) = '' then
             actor_name := actor_id;
-        elsif actor_name = 'system' then
+        elsif btrim(actor_name) = 'system' then
             -- Nobody is called what no user did.
             invalid := coalesce(invalid, '{}') || jsonb_build_object('actor_name', actor_name);
             actor_name := actor_id;
@@ -875,13 +876,12 @@ begin atomic
         join pg_catalog.pg_opclass c
             on c.opcdefault
            and c.opcmethod = (select oid from pg_catalog.pg_am where amname = 'btree')
-           and c.opcintype = case when t.typtype = 'e' then 'anyenum'::regtype::oid
-                                  when t.oid = 'varchar'::regtype then 'text'::regtype::oid
-                                  else t.oid end
+           and c.opcintype = case when t.oid = 'varchar'::regtype then 'text'::regtype::oid else t.oid end
         join pg_catalog.pg_amproc p
             on p.amprocfamily = c.opcfamily and p.amproclefttype = c.opcintype
            and p.amprocrighttype = c.opcintype and p.amprocnum = 4
-        where t.oid = type_oid
+        -- Implicit casts that somebody gave a type of the application could make its = ambiguous, or become part of it.
+        where t.oid = type_oid and audit.is_core_type(t.oid)
           and c.opcnamespace = 'pg_catalog'::regnamespace
           and p.amproc::text in ('btequalimage', 'btvarstrequalimage'))
         and coalesce((select collisdeterministic from pg_catalog.pg_collation where oid = collation_oid), true);
@@ -1062,6 +1062,25 @@ end;
 comment on function audit.lookups_run_as_owner() is
     'Whether lookups run as the owners of the tables they read, which takes a superuser who installed the log; else as the capturing role.';
 
+create function audit.compares_without_casts(key_type oid, fk_type oid, key_operator oid)
+    returns boolean
+    language sql
+    stable
+begin atomic
+    -- Two of the server's own types (a domain is what it is based on), the very types that the operator was made for, or one
+    -- type for which the server's own operator is polymorphic. Elsewhere the parser could find somebody's implicit cast, or an
+    -- operator that fits a domain better.
+    select o.oprleft = key_type and o.oprright = fk_type
+        or n.nspname = 'pg_catalog'
+           and (audit.is_core_type(audit.base_type(key_type)) and audit.is_core_type(audit.base_type(fk_type))
+                or key_type = fk_type and (select typtype = 'p' from pg_catalog.pg_type where oid = o.oprright))
+    from pg_catalog.pg_operator o
+    join pg_catalog.pg_namespace n on n.oid = o.oprnamespace
+    where o.oid = key_operator;
+end;
+comment on function audit.compares_without_casts(oid, oid, oid) is
+    'Whether the operator compares a key and a foreign key''s column of these types without a cast or operator that the owner of a type made.';
+
 create function audit.find_lookup(relation oid, path text)
     returns audit.lookup
     language plpgsql
@@ -1073,12 +1092,16 @@ declare
     wanted constant text := substr(path, length(split_part(path, '.', 1)) + 2);
     found_lookup audit.lookup;
     parent_name text;
+    owner name;
 begin
     select c.confrelid, key_column.attname, value_column.attname,
            format('operator(%I.%s)', n.nspname, o.oprname),
            case when not has_schema_privilege('audit_capture', n.oid, 'usage')
-                then format('audit_capture may not use schema %I of the key''s operator', n.nspname) end,
-           format('grant usage on schema %I to audit_capture', n.nspname)
+                then format('audit_capture may not use schema %I of the key''s operator', n.nspname)
+                when not audit.compares_without_casts(key_column.atttypid, a.atttypid, o.oid)
+                then format('column %I and the key it refers to are compared by way of a cast or operator that capture must not run', fk_column) end,
+           case when not has_schema_privilege('audit_capture', n.oid, 'usage')
+                then format('grant usage on schema %I to audit_capture', n.nspname) end
     into found_lookup
     from pg_constraint c
     join pg_attribute a on a.attrelid = c.conrelid and a.attnum = c.conkey[1]
@@ -1101,6 +1124,7 @@ begin
     end if;
     found_lookup.mend := null;
     parent_name := found_lookup.parent::regclass::text;
+    select r.rolname into owner from pg_class c join pg_roles r on r.oid = c.relowner where c.oid = relation;
     if found_lookup.parent_column is null then
         found_lookup.problem := format('table %s has no column %I to look up', parent_name, wanted);
     elsif not has_schema_privilege('audit_capture', (select relnamespace from pg_class where oid = found_lookup.parent), 'usage') then
@@ -1112,6 +1136,12 @@ begin
         found_lookup.problem := format('audit_capture may not read %s', parent_name);
         found_lookup.mend := format('grant select (%I, %I) on %s to audit_capture',
                                     found_lookup.parent_key, found_lookup.parent_column, parent_name);
+    elsif not (has_column_privilege(owner, found_lookup.parent, found_lookup.parent_key, 'select')
+               and has_column_privilege(owner, found_lookup.parent, found_lookup.parent_column, 'select')) then
+        -- The log would tell him what the parent's owner does not.
+        found_lookup.problem := format('owner %I may not read %s', owner, parent_name);
+        found_lookup.mend := format('grant select (%I, %I) on %s to %I',
+                                    found_lookup.parent_key, found_lookup.parent_column, parent_name, owner);
     elsif (select relrowsecurity from pg_class where oid = found_lookup.parent) then
         found_lookup.problem := format('table %s has row-level security', parent_name);
     elsif not audit.lookups_run_as_owner() and audit.runs_code_when_read(found_lookup.parent) then
@@ -1258,6 +1288,9 @@ begin
             when not exists (select from pg_proc p
                              where p.pronamespace = 'audit'::regnamespace and p.proname = audit.lookup_name(tracked_id, path)
                                and p.prosrc = audit.lookup_body(relation, path)
+                               -- For another type the parser could find somebody's implicit cast.
+                               and p.proargtypes[0] = (select atttypid from pg_attribute
+                                                       where attrelid = relation and attname = split_part(path, '.', 1))
                                and has_function_privilege('audit_capture', p.oid, 'execute')) then 'null::text'
             when length = 'short' then format('left(%s, 500)', value)
             else audit.bounded_sql(value) end;
@@ -1278,8 +1311,10 @@ create function audit.shape_sql(relation text)
     language sql
     immutable
     parallel safe
+    -- A digest: whoever could make a table to a given sum would have code that was compiled for other types run over his own.
+    -- Zero bytes, which no name holds, keep names apart.
 return format(
-    '(select concat(count(*), '':'', sum(hashtextextended(attname::text, (atttypid::bigint << 32) + attcollation::bigint))) '
+    '(select coalesce(encode(sha256(string_agg(int8send((atttypid::bigint << 32) + attcollation::bigint) || textsend(attname::text), int2send(0::smallint) order by attnum)), ''hex''), '''') '
     'from pg_catalog.pg_attribute where attrelid = %s and attnum > 0 and not attisdropped)', relation);
 comment on function audit.shape_sql(text) is
     'The SQL of a table''s fingerprint: the names, types and collations of its columns.';
@@ -1313,7 +1348,9 @@ create function audit.side_pieces(tracked audit.tracked_table, relation oid, ali
 as $function$
 declare
     key_columns constant text[] := audit.primary_key_columns(relation);
-    default_type constant text := coalesce(tracked.resource_type, tracked.table_name);
+    -- audit_log is the log itself, whatever a table is called.
+    default_type constant text := coalesce(tracked.resource_type, nullif(tracked.table_name, 'audit_log'),
+                                           tracked.table_schema || '.' || tracked.table_name);
 begin
     return jsonb_build_object(
         'default_type', default_type,
@@ -1678,8 +1715,16 @@ begin atomic
        and has_schema_privilege(current_user, c.relnamespace, 'usage')
        and current_setting('transaction_isolation') in ('read committed', 'read uncommitted')
        and (not row_security_active(c.oid)
-            or (exists (select from pg_catalog.pg_policy p where p.polrelid = c.oid and p.polname = 'audit_capture_counts')
-                and not exists (select from pg_catalog.pg_policy p where p.polrelid = c.oid and not p.polpermissive)))
+            -- Beside "true" the planner drops every other permissive policy, but may call immutable functions in them first:
+            -- none may hold anything of the owner's.
+            or (exists (select from pg_catalog.pg_policy p
+                        where p.polrelid = c.oid and p.polname = 'audit_capture_counts' and p.polcmd in ('r', '*')
+                          and to_regrole('audit_capture') = any(p.polroles) and pg_get_expr(p.polqual, p.polrelid) = 'true')
+                and not exists (select from pg_catalog.pg_policy p
+                                left join pg_catalog.pg_depend d
+                                    on d.classid = 'pg_policy'::regclass and d.objid = p.oid
+                                   and not (d.refclassid = 'pg_class'::regclass and d.refobjid = p.polrelid)
+                                where p.polrelid = c.oid and (not p.polpermissive or d.objid is not null))))
        and not audit.runs_code_when_read(c.oid)
     from pg_catalog.pg_class c
     where c.oid = relation;
@@ -1778,7 +1823,7 @@ begin
         -- By the catalogue: to_regclass raises where the schema may not be used.
         select s.nspname as schema_name, c.relkind = 'p' as is_partitioned, c.relowner as parent_owner,
                format('(select c.oid from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace '
-                      'where n.nspname = %L and c.relname = %L)', s.nspname, c.relname) as parent_oid
+                      'where n.nspname = %L and c.relname = %L and c.relkind = %L)', s.nspname, c.relname, c.relkind) as parent_oid
         from pg_class c join pg_namespace s on s.oid = c.relnamespace where c.oid = l.parent) n;
 
     if tracked.missing_actor = 'refuse' then
@@ -1841,6 +1886,17 @@ begin
         execute audit.truncate_sql(audit.capture_pieces(%3$s, tg_relid), tg_relid, audit.count_is_exact(tg_relid))
         using audit_moment, audit_actor, audit_schema, audit_table;
         return null;
+    end if;
+    -- A trigger that somebody else made of this function may not pass the rows: their names would mean a temporary table or view
+    -- of the caller's, which must not be read with these rights.
+    if (to_regclass('pg_temp.audit_new_rows') is not null or to_regclass('pg_temp.audit_old_rows') is not null)
+       and not exists (select from pg_catalog.pg_trigger t
+                       where t.tgrelid = tg_relid and t.tgname = tg_name
+                         and (tg_op = 'DELETE' or t.tgnewtable = 'audit_new_rows')
+                         and (tg_op = 'INSERT' or t.tgoldtable = 'audit_old_rows')) then
+        raise exception 'trigger %% on %%.%% does not pass its rows to the log', tg_name, tg_table_schema, tg_table_name
+            using errcode = 'insufficient_privilege',
+                  hint = 'Drop that trigger; audit.enable_tracking makes those that capture needs.';
     end if;%9$s
 
     if tg_op = 'DELETE' then
@@ -2029,15 +2085,9 @@ begin
     end if;
     perform audit.refuse_unknown_columns(relation, argument, array[split_part(path, '.', 1)]);
     target := audit.find_lookup(relation, path);
-    if target.problem is null
-       and not (has_column_privilege(target.parent, target.parent_key, 'select')
-                and has_column_privilege(target.parent, target.parent_column, 'select')) then
-        raise exception '%: you may not read %', argument, target.parent::regclass
-            using errcode = 'insufficient_privilege', hint = 'A lookup shows what it reads: its owner must let you select it first.';
-    end if;
     if target.problem is not null then
         raise exception '%: %', argument, target.problem
-            using errcode = case when target.problem like 'audit_capture may not%' then 'insufficient_privilege'
+            using errcode = case when target.problem ~ '^(audit_capture|owner .*) may not' then 'insufficient_privilege'
                                  when target.problem like '%no column%' then 'undefined_column'
                                  else 'feature_not_supported' end,
                   hint = coalesce(target.mend, 'Use a column of the table itself.');
@@ -2213,8 +2263,8 @@ begin
     perform audit.require_owner(relation);
     -- Checked here and by the table's constraints, whoever calls: names of events are what readers trust.
     perform audit.refuse_bad_events(relation, nullif(settings -> 'events', 'null'), nullif(settings -> 'column_events', 'null'));
-    -- One at a time: the grants below write to the schema's own row.
-    perform pg_advisory_xact_lock(hashtext('pg_daybook'), hashtext('tracking'));
+    -- One at a time: the grants below write to the schema's own row. An advisory lock would be anybody's to take.
+    lock table audit.tracked_table in share update exclusive mode;
     if not exists (select from audit.day_partition where is_beyond) then
         perform audit.prepare_days();
     end if;
@@ -3488,6 +3538,25 @@ begin atomic
 end;
 comment on function audit.note_upkeep(text) is 'Notes that upkeep ran, and the problem it met; null: none.';
 
+create function audit.take_upkeep_turn()
+    returns boolean
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+begin
+    -- A lock that strangers cannot take, as they could an advisory one. It hinders neither reading nor writing the table, and
+    -- takes no transaction id.
+    lock table audit.upkeep in share update exclusive mode nowait;
+    return true;
+exception
+    when lock_not_available then
+        return false;
+end
+$function$;
+comment on function audit.take_upkeep_turn() is
+    'Whether the current transaction may do upkeep: true for one at a time, until it ends.';
+
 create function audit.maintain()
     returns jsonb
     language plpgsql
@@ -3503,8 +3572,9 @@ declare
     counts jsonb := '{}';
     day_name text;
     tracked_id bigint;
+    detail text;
 begin
-    if not pg_try_advisory_xact_lock(hashtext('pg_daybook'), hashtext('upkeep')) then
+    if not audit.take_upkeep_turn() then
         return jsonb_build_object('ran', false);
     end if;
     -- What takes long comes before what takes locks: these are held until the transaction ends.
@@ -3527,7 +3597,9 @@ begin
                 problems := problems || format('%s: a reader holds it; the next run drops it', day_name);
                 exit;
             when others then
-                problems := problems || format('%s: %s', day_name, sqlerrm);
+                -- The detail names what depends on it.
+                get stacked diagnostics detail = pg_exception_detail;
+                problems := problems || format('%s: %s', day_name, concat_ws('; ', sqlerrm, nullif(detail, '')));
         end;
     end loop;
     begin
@@ -3811,7 +3883,7 @@ begin
           and not (installer_is_superuser and p.proname in (
               'refuse_alteration', 'guard_alteration', 'guard_rewrite', 'guard_drop', 'admit_to_schema',
               'keep_lookups', 'lookup_body', 'lookup_name', 'find_lookup', 'lookups_run_as_owner', 'runs_code_when_read',
-              'runs_code_when_read_sql', 'text_sql', 'base_type', 'is_core_type'))
+              'runs_code_when_read_sql', 'compares_without_casts', 'text_sql', 'base_type', 'is_core_type'))
     loop
         execute format('alter function %s owner to audit_owner', item.name);
     end loop;
@@ -3832,7 +3904,8 @@ revoke all on type audit.actor_context, audit.lookup, audit.reader from public;
 grant execute on function
     audit.refuse_alteration(), audit.admit_to_schema(name), audit.keep_lookups(bigint, oid, text[]), audit.lookup_body(oid, text),
     audit.lookup_name(bigint, text), audit.find_lookup(oid, text), audit.lookups_run_as_owner(), audit.runs_code_when_read(oid),
-    audit.runs_code_when_read_sql(text, boolean), audit.text_sql(text, oid), audit.base_type(oid), audit.is_core_type(oid)
+    audit.runs_code_when_read_sql(text, boolean), audit.compares_without_casts(oid, oid, oid), audit.text_sql(text, oid),
+    audit.base_type(oid), audit.is_core_type(oid)
     to audit_owner;
 
 -- Row-level security: enabled, not forced (forced, capture itself would fail). The workspace is the one that the reader's own
@@ -3871,6 +3944,7 @@ grant execute on function
     audit.prove_ownership(), audit.show_ownership(oid), audit.hide_ownership(oid),
     audit.primary_key_columns(oid), audit.refuse_unknown_columns(oid, text, text[]), audit.refuse_unusable_path(oid, text, text),
     audit.refuse_bad_events(oid, jsonb, jsonb), audit.find_lookup(oid, text), audit.lookups_run_as_owner(),
+    audit.compares_without_casts(oid, oid, oid), audit.base_type(oid), audit.is_core_type(oid),
     audit.runs_code_when_read(oid), audit.runs_code_when_read_sql(text, boolean), audit.own_events(), audit.is_event_name(text),
     audit.store_tracking(oid, jsonb), audit.remove_tracking(oid),
     audit.partitions_of(oid), audit.create_capture_triggers(oid, text)
@@ -3903,7 +3977,7 @@ grant execute on function
 grant usage on schema audit to audit_maintainer;
 grant select on audit.day_partition, audit.tracked_table, audit.upkeep to audit_maintainer;
 grant execute on function
-    audit.maintain(), audit.prepare_days(), audit.drop_day(text, jsonb), audit.count_day(text), audit.days_past_retention(), audit.note_upkeep(text),
+    audit.take_upkeep_turn(), audit.maintain(), audit.prepare_days(), audit.drop_day(text, jsonb), audit.count_day(text), audit.days_past_retention(), audit.note_upkeep(text),
     audit.follow_table(bigint, text), audit.check(), audit.upkeep_status(), audit.upkeep_is_late(), audit.retention_days(),
     audit.day_start(date), audit.utc_day(timestamptz),
     audit.create_key(text, bytea, text, text, text, timestamptz), audit.rotate_key(text, text, bytea, interval, timestamptz),
