@@ -1311,13 +1311,14 @@ create function audit.shape_sql(relation text)
     language sql
     immutable
     parallel safe
-    -- A digest: whoever could make a table to a given sum would have code that was compiled for other types run over his own.
-    -- Zero bytes, which no name holds, keep names apart.
+    -- In full, and each name with its length: whoever could make another table look the same would have code that was compiled
+    -- for other types run over his own. In the order of the catalogue's index, which spares a sort.
 return format(
-    '(select coalesce(encode(sha256(string_agg(int8send((atttypid::bigint << 32) + attcollation::bigint) || textsend(attname::text), int2send(0::smallint) order by attnum)), ''hex''), '''') '
-    'from pg_catalog.pg_attribute where attrelid = %s and attnum > 0 and not attisdropped)', relation);
+    '(select string_agg(concat(s.atttypid, '' '', s.attcollation, '' '', length(s.attname), '' '', s.attname), '','') '
+    'from (select atttypid, attcollation, attname from pg_catalog.pg_attribute '
+    'where attrelid = %s and attnum > 0 and not attisdropped order by attnum) s)', relation);
 comment on function audit.shape_sql(text) is
-    'The SQL of a table''s fingerprint: the names, types and collations of its columns.';
+    'The SQL of a table''s fingerprint: the names, types and collations of its columns in their order. Null for a table without columns.';
 
 create function audit.table_shape(relation oid)
     returns text
