@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -126,13 +127,21 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
+def command_line(process: int) -> bytes:
+    """What the process list shows of a process, once it runs its program."""
+    deadline = time.monotonic() + 10
+    while b"daybook" not in (listed := Path(f"/proc/{process}/cmdline").read_bytes()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return listed
+
+
 def test_the_process_list_shows_neither_the_password_nor_the_database(database: Database) -> None:
     url = database.url("reader").replace("reader@", f"reader:{PASSWORD}@")
     command = [sys.executable, "-m", "daybook", "serve", "--port", str(free_port())]
     with subprocess.Popen(
         command, env={"PYTHONPATH": "api", "DAYBOOK_DATABASE_URL": url}, cwd=REPOSITORY, stderr=subprocess.DEVNULL
     ) as process:
-        listed = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        listed = command_line(process.pid)
         process.terminate()
     assert (b"daybook" in listed, PASSWORD.encode() in listed, database.name.encode() in listed) == (True, False, False)
 
