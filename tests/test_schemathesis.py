@@ -27,6 +27,7 @@ from tests.serving import served
 SETTINGS = Path(__file__).with_name("schemathesis.toml")
 # Of a form that no key has. Those that could be a key are answered later the more often they are wrong.
 UNKNOWN = "daybook_unknown"
+FEW = ("--phases=fuzzing,stateful", "--max-examples=10")
 
 
 @pytest.fixture(scope="module")
@@ -49,19 +50,24 @@ def tried(port: int, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*program, document, *options], capture_output=True, text=True, timeout=300, check=False)
 
 
+def test_every_operation_answers_an_administrator_as_described(port: int) -> None:
+    found = tried(port, f"--header=Authorization: Bearer {ADMIN}")
+    assert found.returncode == 0, found.stdout
+    assert "31 selected / 31 total" in found.stdout
+
+
 @pytest.mark.parametrize(
-    "key",
-    [ADMIN, AUDITOR, MEMBER, STRANGER, UNKNOWN],
-    ids=["admin", "auditor", "member", "another workspace's admin", "unknown"],
+    "key", [AUDITOR, MEMBER, STRANGER, UNKNOWN], ids=["auditor", "member", "another workspace's admin", "unknown"]
 )
-def test_every_operation_answers_as_described(port: int, key: str) -> None:
+def test_every_operation_answers_as_described_whatever_the_key(port: int, key: str) -> None:
+    # An administrator's requests get through to the same code, and are tried in all ways there are.
     found = tried(port, f"--header=Authorization: Bearer {key}")
     assert found.returncode == 0, found.stdout
     assert "31 selected / 31 total" in found.stdout
 
 
 def test_every_operation_answers_as_described_without_a_key(port: int) -> None:
-    found = tried(port)
+    found = tried(port, *FEW)
     assert found.returncode == 0, found.stdout
 
 
