@@ -213,4 +213,4 @@ def test_every_role_may_do_with_every_object_what_is_written_down_and_nothing_el
     db: Connection, logins: list[Connection]
 ) -> None:
     differences = list(unified_diff(expected(), matrix(db, logins), "rights.txt", "this database", lineterm="", n=0))
-    assert differences == [], "somebody has to decide, and to write it into tests/rights.txt by hand"
+    assert not differences, "\n".join(["decide, and write it into tests/rights.txt by hand:", *differences])
