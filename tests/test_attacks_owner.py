@@ -538,6 +538,23 @@ def test_a_hostile_constant_is_a_constant(db: Connection, owner: Connection) -> 
     ]
 
 
+def test_a_session_that_quotes_every_name_writes_names_as_the_others_do(db: Connection, owner: Connection) -> None:
+    owner.execute("set quote_all_identifiers = on")
+    owner.execute("create table trap (id integer primary key, workspace_id text)")
+    owner.execute("select audit.enable_tracking('trap')")
+    owner.execute("alter table trap add column title text")
+    owner.execute("select audit.disable_tracking('trap')")
+    owner.execute("select audit.enable_tracking('trap')")
+    owner.execute("drop table trap")
+    assert own_events(db) == [
+        ("tracking_enabled", "public.trap"),
+        ("table_altered", "public.trap"),
+        ("tracking_disabled", "public.trap"),
+        ("tracking_enabled", "public.trap"),
+        ("table_dropped", "public.trap"),
+    ]
+
+
 def test_a_table_called_as_the_log_is_not_taken_for_it(db: Connection, owner: Connection) -> None:
     owner.execute("create table audit_log (id integer primary key, kind text, workspace_id text)")
     owner.execute("select audit.enable_tracking('audit_log', resource_type_column => 'kind')")

@@ -2115,6 +2115,7 @@ create function audit.store_tracking(relation oid, settings jsonb)
     language plpgsql
     security definer
     set search_path = pg_catalog, pg_temp
+    set quote_all_identifiers = 'off'
 as $function$
 declare
     schema_name constant text := (select n.nspname from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = relation);
@@ -2189,6 +2190,7 @@ create function audit.compile_tracking(tracked_id bigint, relation oid)
     language plpgsql
     security definer
     set search_path = pg_catalog, pg_temp
+    set quote_all_identifiers = 'off'
 as $function$
 declare
     tracked audit.tracked_table;
@@ -2246,6 +2248,7 @@ create function audit.remove_tracking(relation oid)
     language plpgsql
     security definer
     set search_path = pg_catalog, pg_temp
+    set quote_all_identifiers = 'off'
 as $function$
 declare
     tracked audit.tracked_table;
@@ -2522,6 +2525,7 @@ create function audit.follow_table(tracked_id bigint, command text)
     language plpgsql
     security definer
     set search_path = pg_catalog, pg_temp
+    set quote_all_identifiers = 'off'
 as $function$
 declare
     tracked audit.tracked_table;
@@ -2646,6 +2650,7 @@ create function audit.follow_drop()
     language plpgsql
     security definer
     set search_path = pg_catalog, pg_temp
+    set quote_all_identifiers = 'off'
 as $function$
 declare
     tracked audit.tracked_table;
@@ -2967,6 +2972,7 @@ create function audit.check()
     stable
     security definer
     set search_path = pg_catalog, pg_temp
+    set quote_all_identifiers = 'off'
 as $function$
 declare
     tracked audit.tracked_table;
