@@ -96,7 +96,9 @@ begin
            case when not has_schema_privilege('audit_capture', n.oid, 'usage')
                 then format('audit_capture may not use schema %I of the key''s operator', n.nspname)
                 when not audit.compares_without_casts(key_column.atttypid, a.atttypid, o.oid)
-                then format('column %I and the key it refers to are compared by way of a cast or operator that capture must not run', fk_column) end,
+                then format('column %I and the key it refers to are compared by way of a cast or operator that capture must not run', fk_column)
+                when a.attcollation <> key_column.attcollation
+                then format('column %I and the key it refers to have different collations', fk_column) end,
            case when not has_schema_privilege('audit_capture', n.oid, 'usage')
                 then format('grant usage on schema %I to audit_capture', n.nspname) end
     into found_lookup

@@ -101,6 +101,7 @@ create function audit.store_tracking(relation oid, settings jsonb)
     language plpgsql
     security definer
     set search_path = pg_catalog, pg_temp
+    set quote_all_identifiers = 'off'
 as $function$
 declare
     schema_name constant text := (select n.nspname from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = relation);
@@ -175,6 +176,7 @@ create function audit.compile_tracking(tracked_id bigint, relation oid)
     language plpgsql
     security definer
     set search_path = pg_catalog, pg_temp
+    set quote_all_identifiers = 'off'
 as $function$
 declare
     tracked audit.tracked_table;
@@ -234,6 +236,7 @@ create function audit.remove_tracking(relation oid)
     language plpgsql
     security definer
     set search_path = pg_catalog, pg_temp
+    set quote_all_identifiers = 'off'
 as $function$
 declare
     tracked audit.tracked_table;

@@ -57,6 +57,7 @@ create function audit.follow_table(tracked_id bigint, command text)
     language plpgsql
     security definer
     set search_path = pg_catalog, pg_temp
+    set quote_all_identifiers = 'off'
 as $function$
 declare
     tracked audit.tracked_table;
@@ -181,6 +182,7 @@ create function audit.follow_drop()
     language plpgsql
     security definer
     set search_path = pg_catalog, pg_temp
+    set quote_all_identifiers = 'off'
 as $function$
 declare
     tracked audit.tracked_table;

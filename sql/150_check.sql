@@ -8,6 +8,7 @@ create function audit.check()
     stable
     security definer
     set search_path = pg_catalog, pg_temp
+    set quote_all_identifiers = 'off'
 as $function$
 declare
     tracked audit.tracked_table;

@@ -193,8 +193,16 @@ def test_the_owner_of_the_log_can_shorten_retention_and_the_days_that_go_leave_t
         owner.execute("update audit.upkeep set retention_days = 0")
 
 
-def test_an_application_s_own_tables_of_such_names_are_its_own(database: Database, db: Connection) -> None:
-    app = database.connect("app_owner")
+@pytest.mark.parametrize("user", ["app_owner", "app_user"])
+def test_an_application_s_own_tables_of_such_names_are_its_own(database: Database, db: Connection, user: str) -> None:
+    db.execute("grant create on schema public to app_user")
+    app = database.connect(user)
+    app.execute("create table named (id integer); create function f() returns integer language sql return 1")
+    app.execute(
+        "create trigger t before update on named for each row execute function suppress_redundant_updates_trigger()"
+    )
+    app.execute("create policy p on named using (true); alter policy p on named using (false)")
+    app.execute("alter trigger t on named rename to u; alter function f() security definer; drop table named")
     app.execute("create table entry_20260314 (id integer primary key, audit text)")
     app.execute("create table entry (id integer); create table change_20260314 (id integer)")
     app.execute("alter table entry_20260314 add title text default clock_timestamp()::text")

@@ -189,6 +189,16 @@ def test_a_foreign_key_between_enums_and_domains_is_followed(db: Connection, own
     assert trail(db, "resource_name, workspace_id") == [("Reports", "acme")]
 
 
+def test_a_foreign_key_between_two_collations_is_not_followed(owner: Connection) -> None:
+    owner.execute('create table parent (id text collate "C" primary key, name text)')
+    owner.execute("grant select on parent to audit_capture")
+    owner.execute('create table child (id integer primary key, up text collate "POSIX" references parent, w text)')
+    with pytest.raises(
+        psycopg.errors.FeatureNotSupported, match="up and the key it refers to have different collations"
+    ):
+        owner.execute("select audit.enable_tracking('child', workspace_column => 'up.name')")
+
+
 @pytest.mark.parametrize(
     "trap",
     [
@@ -451,6 +461,21 @@ def test_another_owner_has_no_part_in_it(database: Database, db: Connection, own
     assert own_events(db) == [("tracking_enabled", "public.trap")]
 
 
+def test_a_trigger_that_takes_the_place_of_capture_is_a_finding(
+    database: Database, db: Connection, owner: Connection
+) -> None:
+    # Whoever holds TRIGGER on a table can do that: nobody but its owner should.
+    owner.execute("create table trap (id integer primary key, workspace_id text)")
+    owner.execute("select audit.enable_tracking('trap')")
+    owner.execute("grant trigger on trap to app_user")
+    owner.execute("create function nothing() returns trigger language plpgsql as 'begin return null; end'")
+    database.connect("app_user").execute(
+        "create or replace trigger audit_insert after insert on trap for each statement execute function nothing()"
+    )
+    found = db.execute("select severity, problem from audit.check() where severity = 'bypass'").fetchall()
+    assert found == [("bypass", "trigger_missing")]
+
+
 # Names and settings
 
 
@@ -536,6 +561,23 @@ def test_a_hostile_constant_is_a_constant(db: Connection, owner: Connection) -> 
     assert trail(db, "operation, workspace_id, resource_type") == [
         ("INSERT", HOSTILE, HOSTILE),
         ("TRUNCATE", HOSTILE, HOSTILE),
+    ]
+
+
+def test_a_session_that_quotes_every_name_writes_names_as_the_others_do(db: Connection, owner: Connection) -> None:
+    owner.execute("set quote_all_identifiers = on")
+    owner.execute("create table trap (id integer primary key, workspace_id text)")
+    owner.execute("select audit.enable_tracking('trap')")
+    owner.execute("alter table trap add column title text")
+    owner.execute("select audit.disable_tracking('trap')")
+    owner.execute("select audit.enable_tracking('trap')")
+    owner.execute("drop table trap")
+    assert own_events(db) == [
+        ("tracking_enabled", "public.trap"),
+        ("table_altered", "public.trap"),
+        ("tracking_disabled", "public.trap"),
+        ("tracking_enabled", "public.trap"),
+        ("table_dropped", "public.trap"),
     ]
 
 

@@ -27,7 +27,7 @@ from tests.serving import served
 SETTINGS = Path(__file__).with_name("schemathesis.toml")
 # Of a form that no key has. Those that could be a key are answered later the more often they are wrong.
 UNKNOWN = "daybook_unknown"
-FEW = ("--phases=fuzzing,stateful", "--max-examples=10")
+FEW = ("--phases=fuzzing", "--max-examples=10")
 
 
 @pytest.fixture(scope="module")
