@@ -86,6 +86,14 @@ begin
         limit 1;
     end if;
     if problem is null then
+        -- As its owner's, a view would be read past row-level security.
+        select format('view %s as one of who reads it (security_invoker)', c.oid::regclass) into problem
+        from pg_class c
+        where c.relnamespace = 'audit'::regnamespace and c.relkind in ('v', 'm')
+          and coalesce(c.reloptions, '{}') && '{security_invoker=true,security_invoker=on}' is false
+        limit 1;
+    end if;
+    if problem is null then
         kept_from := (clock_timestamp() at time zone 'UTC')::date - (select retention_days from audit.upkeep);
         for day_table in
             select c.relname from pg_class c
@@ -113,7 +121,7 @@ begin
 end
 $function$;
 comment on function audit.guard_alteration() is
-    'Event trigger: refuses what would take the log''s guards away (triggers, row-level security, policies), rename its columns, take a day out that retention keeps, or alter a lookup.';
+    'Event trigger: refuses what would take the log''s guards away (triggers, row-level security, policies), rename its columns, take a day out that retention keeps, make a view that runs as its owner, or alter a lookup.';
 
 create function audit.guard_rewrite()
     returns event_trigger
@@ -188,7 +196,8 @@ begin
     end if;
     create event trigger audit_guard_alteration on ddl_command_end
         when tag in ('ALTER TABLE', 'ALTER SCHEMA', 'CREATE TRIGGER', 'ALTER TRIGGER', 'CREATE RULE', 'ALTER RULE',
-                     'CREATE POLICY', 'ALTER POLICY', 'ALTER FUNCTION', 'ALTER ROUTINE')
+                     'CREATE POLICY', 'ALTER POLICY', 'ALTER FUNCTION', 'ALTER ROUTINE',
+                     'CREATE TABLE', 'CREATE VIEW', 'ALTER VIEW')
         execute function audit.guard_alteration();
     create event trigger audit_guard_rewrite on table_rewrite
         execute function audit.guard_rewrite();
