@@ -4,6 +4,7 @@ import psycopg
 import pytest
 
 from tests.conftest import Database
+from tests.loot import bait, lay, stolen
 from tests.trail import Connection, count, trail
 
 
@@ -165,16 +166,8 @@ def test_the_definer_functions_of_tracking_want_proof_of_ownership(database: Dat
     "code", ["create index on loot_table (id) where ev() = 1", "create index on loot_table ((ev()))"]
 )
 def test_capture_plans_no_query_that_runs_the_owners_functions(database: Database, db: Connection, code: str) -> None:
-    owner = database.connect("app_owner")
-    owner.execute("create table loot (who text); grant insert on loot to public")
-    owner.execute(
-        "create function ev_v() returns integer language plpgsql volatile as $$ begin"
-        " insert into public.loot values (current_user); return 1; end $$"
-    )
-    owner.execute(
-        "create function ev() returns integer language plpgsql immutable as"
-        " $$ begin perform public.ev_v(); return 1; end $$"
-    )
+    owner = lay(database.connect("app_owner"))
+    bait(owner, "ev()", "integer", "1", "immutable")
     owner.execute("create table loot_table (id integer primary key, workspace_id text)")
     owner.execute("grant select on loot_table to audit_capture")
     owner.execute("create table kid (id integer primary key, up integer references loot_table, workspace_id text)")
@@ -184,7 +177,7 @@ def test_capture_plans_no_query_that_runs_the_owners_functions(database: Databas
     owner.execute(code.encode())
     owner.execute("insert into kid values (1, 1, 'acme')")
     owner.execute("truncate loot_table, kid")
-    assert ("audit_capture",) not in db.execute("select distinct who from loot").fetchall()
+    assert stolen(db, "app_owner") == []
     assert trail(db, "operation") == [("INSERT",), ("INSERT",), ("TRUNCATE",), ("TRUNCATE",)]
 
 
@@ -238,15 +231,8 @@ def looked_up(database: Database, db: Connection) -> Connection:
     db.execute("create schema mine authorization app_owner")
     owner = database.connect("app_owner")
     owner.execute("grant usage on schema mine to audit_capture")
-    owner.execute("create table loot (who text); grant insert on loot to public")
-    owner.execute(
-        "create function ev_v() returns integer language plpgsql volatile as $$ begin"
-        " insert into public.loot values (current_user); return 1; end $$"
-    )
-    owner.execute(
-        "create function ev() returns integer language plpgsql immutable as"
-        " $$ begin perform public.ev_v(); return 1; end $$"
-    )
+    lay(owner)
+    bait(owner, "ev()", "integer", "1", "immutable")
     owner.execute("create table mine.parent (id integer primary key, title text)")
     owner.execute("grant select on mine.parent to audit_capture")
     owner.execute("create table kid (id integer primary key, up integer references mine.parent, workspace_id text)")
@@ -273,7 +259,7 @@ def test_a_snapshot_older_than_the_owners_code_does_not_run_it_as_the_capturing_
     holder.rollback()
     older.execute("insert into kid values (1, 1, 'acme')")
     older.commit()
-    assert db.execute("select distinct who from loot").fetchall() == [("app_owner",)]
+    assert stolen(db, "app_owner") == []
     assert trail(db, "workspace_id, resource_name") == [("acme", "Ada")]
 
 
@@ -286,7 +272,7 @@ def test_a_parent_with_an_index_on_an_expression_is_looked_up_as_its_owner(
     looked_up.execute("insert into kid values (2, 1, 'acme'), (3, 1, 'acme')")
     assert trail(db, "resource_name, row_count") == [("Ada", 1), (None, 2)]
     assert db.execute("select distinct resource_name from audit.change").fetchall() == [("Ada",)]
-    assert db.execute("select distinct who from loot").fetchall() == [("app_owner",)]
+    assert stolen(db, "app_owner") == []
 
 
 @pytest.mark.parametrize(
