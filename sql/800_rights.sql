@@ -114,7 +114,7 @@ grant usage on type audit.reader to audit_reader;
 grant usage on schema audit to audit_dba;
 grant select on audit.entry, audit.change, audit.timeline, audit.timeline_change, audit.day_partition,
     audit.tracked_table, audit.upkeep, audit.reading, audit.schema_version, audit.floor to audit_dba;
-grant select (prefix, workspace_id, name, role, created_at, expires_at, revoked_at) on audit.api_key to audit_dba;
+grant select (prefix, workspace_id, name, role, created_at, expires_at, lifetime, revoked_at) on audit.api_key to audit_dba;
 grant select (prefix, key_prefix, opened_at, ends_at) on audit.page_session to audit_dba;
 grant execute on function
     audit.check(), audit.upkeep_status(), audit.list_keys(text), audit.retention_days(), audit.upkeep_is_late(), audit.entry_moment(uuid),

@@ -89,6 +89,16 @@ def test_a_key_made_for_some_time_is_replaced_by_one_for_as_long(db: Connection)
     assert abs(rotated.new_key_ends_at - in_hours(10)) < timedelta(minutes=1)
 
 
+@pytest.mark.parametrize("hours", [None, 240])
+def test_a_key_that_is_rotated_twice_is_replaced_by_one_for_as_long_again(db: Connection, hours: int | None) -> None:
+    old = keys.create_key(db, "acme", "Ada's key", "admin", in_hours(hours) if hours else None)
+    keys.rotate_key(db, old[8:16], timedelta(hours=1))
+    again = keys.rotate_key(db, old[8:16], timedelta(hours=1))
+    assert again is not None
+    ends = again.new_key_ends_at and round((again.new_key_ends_at - datetime.now(UTC)) / timedelta(hours=1))
+    assert ends == hours
+
+
 def test_a_new_key_may_have_an_end_of_its_own(db: Connection, old: str) -> None:
     rotated = keys.rotate_key(db, old[8:16], timedelta(hours=1), in_hours(48))
     assert rotated is not None

@@ -3154,6 +3154,7 @@ create table audit.api_key (
     role text collate "C" not null,
     created_at timestamptz not null default clock_timestamp(),
     expires_at timestamptz,
+    lifetime interval,
     revoked_at timestamptz,
     constraint api_key_is_known_by_its_prefix primary key (prefix),
     constraint digest_belongs_to_one_key unique (digest),
@@ -3170,6 +3171,8 @@ comment on column audit.api_key.name is 'What the key is for, or whose it is. Ne
 comment on column audit.api_key.role is 'admin and auditor read everything of the workspace, member nothing. Never null.';
 comment on column audit.api_key.created_at is 'When the key was made. Never null.';
 comment on column audit.api_key.expires_at is 'From when the key is no longer valid. Null: it does not expire.';
+comment on column audit.api_key.lifetime is
+    'For how long the key was made; rotation, which may end it sooner, leaves it. Null: for ever.';
 comment on column audit.api_key.revoked_at is 'When the key was revoked. Null: it was not.';
 
 create function audit.same_digest(one bytea, other bytea)
@@ -3214,8 +3217,8 @@ create function audit.create_key(prefix text, digest bytea, workspace_id text, n
     set search_path = pg_catalog, pg_temp
 as $function$
 begin
-    insert into audit.api_key (prefix, digest, workspace_id, name, role, expires_at)
-    values (prefix, digest, workspace_id, name, role, expires_at);
+    insert into audit.api_key (prefix, digest, workspace_id, name, role, expires_at, lifetime)
+    values (prefix, digest, workspace_id, name, role, expires_at, expires_at - clock_timestamp());
     perform audit.write_event('key_created', prefix, workspace_id,
         jsonb_build_object('name', name, 'role', role, 'expires_at', expires_at));
 end
@@ -3270,9 +3273,10 @@ begin
     end if;
     old_key_ends_at := least(old_key.expires_at, moment + overlap);
     -- A key that was made for some time is replaced by one for as long.
-    new_key_ends_at := coalesce(rotate_key.expires_at, moment + (old_key.expires_at - old_key.created_at));
-    insert into audit.api_key (prefix, digest, workspace_id, name, role, expires_at)
-    values (rotate_key.prefix, rotate_key.digest, old_key.workspace_id, old_key.name, old_key.role, new_key_ends_at);
+    new_key_ends_at := coalesce(rotate_key.expires_at, moment + old_key.lifetime);
+    insert into audit.api_key (prefix, digest, workspace_id, name, role, expires_at, lifetime)
+    values (rotate_key.prefix, rotate_key.digest, old_key.workspace_id, old_key.name, old_key.role, new_key_ends_at,
+            new_key_ends_at - moment);
     perform audit.write_event('key_created', rotate_key.prefix, old_key.workspace_id,
         jsonb_build_object('name', old_key.name, 'role', old_key.role, 'expires_at', new_key_ends_at,
                            'replaces', old_key.prefix, 'replaced_key_ends_at', old_key_ends_at));
@@ -3994,7 +3998,7 @@ grant usage on type audit.reader to audit_reader;
 grant usage on schema audit to audit_dba;
 grant select on audit.entry, audit.change, audit.timeline, audit.timeline_change, audit.day_partition,
     audit.tracked_table, audit.upkeep, audit.reading, audit.schema_version, audit.floor to audit_dba;
-grant select (prefix, workspace_id, name, role, created_at, expires_at, revoked_at) on audit.api_key to audit_dba;
+grant select (prefix, workspace_id, name, role, created_at, expires_at, lifetime, revoked_at) on audit.api_key to audit_dba;
 grant select (prefix, key_prefix, opened_at, ends_at) on audit.page_session to audit_dba;
 grant execute on function
     audit.check(), audit.upkeep_status(), audit.list_keys(text), audit.retention_days(), audit.upkeep_is_late(), audit.entry_moment(uuid),
