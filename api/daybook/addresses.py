@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from urllib.parse import parse_qsl, quote, urlencode
 
 from .settings import Settings
@@ -73,10 +73,8 @@ def client_address(settings: Settings, headers: Headers, client: str | None) -> 
     address = client
     while address is not None and _trusted(settings, address) and hops:
         address = hops.pop().decode("latin-1")
-    try:
-        return str(ip_address(address or ""))
-    except ValueError:
-        return None
+    number = _address(address or "")
+    return None if number is None else str(number)
 
 
 def _host(value: bytes) -> str | None:
@@ -85,9 +83,14 @@ def _host(value: bytes) -> str | None:
 
 
 def _trusted(settings: Settings, client: str) -> bool:
+    address = _address(client)
+    return address is not None and any(address in network for network in settings.trusted_proxies)
+
+
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    """The address that a text writes: of IPv4 also where a socket for both writes it as IPv6 (RFC 4291, 2.5.5.2)."""
     try:
-        address = ip_address(client)
+        address = ip_address(text)
     except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return any((mapped or address) in network for network in settings.trusted_proxies)
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
