@@ -459,15 +459,16 @@ def test_a_read_runs_as_audit_reader_in_a_transaction_that_cannot_write(database
     db.execute("""
         create or replace view audit.timeline with (security_invoker = true) as
         select id, created_at, workspace_id, event, operation, table_schema, table_name, resource_type, resource_id,
-               format('%s %s %s %s', current_user, current_setting('transaction_read_only'),
-                      current_setting('transaction_isolation'), current_setting('plan_cache_mode'))
+               format('%s %s %s %s %s', current_user, current_setting('transaction_read_only'),
+                      current_setting('transaction_isolation'), current_setting('plan_cache_mode'),
+                      current_setting('search_path'))
                collate "default" as resource_name,
                row_key, actor_type, actor_id, actor_name, row_count, before, after, request_id, context,
                database_user, transaction_id
         from audit.entry""")
     with opened(database, user="postgres") as api:
         answer = api.get(ENTRY + entry, params={"expand": "resource"}, headers=AS_ADMIN).json()
-    assert answer["resource"]["name"] == "audit_reader on repeatable read force_custom_plan"
+    assert answer["resource"]["name"] == ("audit_reader on repeatable read force_custom_plan pg_catalog, pg_temp")
 
 
 @pytest.mark.parametrize("user", ["reader", "postgres"])

@@ -24,8 +24,8 @@ class Identity(NamedTuple):
     """What another authenticator says of who asks.
 
     `id` names the reader in the log (200 characters at most, no blank around them, not `system`) and must tell readers
-    of one workspace apart, the keys' prefixes included (`user:42`); `role` is `admin` or `auditor`, who read everything of the workspace, or anything else, which reads
-    nothing.
+    of one workspace apart, the keys' prefixes included (`user:42`); `role` is `admin` or `auditor`, who read everything
+    of the workspace, or anything else, which reads nothing.
     """
 
     id: str
