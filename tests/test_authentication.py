@@ -216,3 +216,22 @@ def test_an_authenticator_that_fails_lets_nobody_in(database: Database, db: Conn
     with TestClient(create_app(settings_for(database), failing), raise_server_exceptions=False) as client:
         answer = client.get(WORKSPACE, headers=AS_ADMIN)
     assert (answer.status_code, answer.text) == (500, '{"detail":"Something went wrong; it has been logged."}')
+
+
+@pytest.mark.parametrize("reader", ["", " ", "system", " user:42", "u" * 201])
+def test_who_could_not_be_named_in_the_log_reads_nothing(database: Database, db: Connection, reader: str) -> None:
+    async def naming(_: Any) -> Identity | None:
+        return Identity(reader, "Ada", "acme", "admin")
+
+    add_keys(db)
+    with TestClient(create_app(settings_for(database), naming), raise_server_exceptions=False) as client:
+        assert client.get(WORKSPACE).status_code == 500
+
+
+def test_a_reader_of_no_workspace_reads_nothing(database: Database, db: Connection) -> None:
+    async def naming(_: Any) -> Identity | None:
+        return Identity("user:42", "Ada", "", "admin")
+
+    add_keys(db)
+    with TestClient(create_app(settings_for(database), naming), raise_server_exceptions=False) as client:
+        assert client.get(WORKSPACE).status_code == 500

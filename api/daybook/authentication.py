@@ -16,19 +16,29 @@ from .errors import NotAuthenticated
 
 Headers = Iterable[tuple[bytes, bytes]]
 
+# Characters of an actor's id that an entry keeps.
+LONGEST_ID = 200
+
 
 class Identity(NamedTuple):
     """What another authenticator says of who asks.
 
-    `id` names the reader in the log and must tell readers of one workspace apart, the keys' prefixes included
-    (`user:42`); `role` is `admin` or `auditor`, who read everything of the workspace, or anything else, which reads
-    nothing.
+    `id` names the reader in the log (200 characters at most, no blanks around them, not `system`) and must tell readers
+    of one workspace apart, the keys' prefixes included (`user:42`); `role` is `admin` or `auditor`, who read everything
+    of the workspace, or anything else, which reads nothing.
     """
 
     id: str
     name: str
     workspace_id: str
     role: str
+
+    def require_nameable(self) -> None:
+        """Raise ValueError for a reader whom the log would name otherwise, or as the system."""
+        if self.id != self.id.strip() or not 0 < len(self.id) <= LONGEST_ID or self.id == "system":
+            raise ValueError("an authenticator's id is empty, `system`, too long or has blanks around it")
+        if not self.workspace_id:
+            raise ValueError("an authenticator names no workspace")
 
 
 # Asked first with each request's headers, their names in lower case. None: not known to it, so the log's own keys are
@@ -105,4 +115,7 @@ class Authentication:
             key, text = name.decode("latin-1").lower(), value.decode("latin-1")
             named[key] = f"{named[key]}, {text}" if key in named else text
         identity = await self._authenticator(named)
-        return None if identity is None else await queries.read_reader(self._database, identity, visitor)
+        if identity is None:
+            return None
+        identity.require_nameable()
+        return await queries.read_reader(self._database, identity, visitor)
