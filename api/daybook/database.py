@@ -155,6 +155,8 @@ class Database:
                         "select set_config('idle_in_transaction_session_timeout', %s, true)", [f"{LONGEST_PAUSE}s"]
                     )
                     yield connection
+        except psycopg.errors.UntranslatableCharacter:
+            raise Unspeakable from None
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             raise _unreadable("exporting", error) from error
         finally:

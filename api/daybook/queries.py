@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+import msgspec
 from psycopg.types.json import Jsonb
 
 from .credentials import Reader, Secret, Visitor
@@ -156,7 +157,9 @@ async def note_denied_write(
 ) -> None:
     """Note that somebody tried to write; `reader` None: nobody knows who."""
     known = _reader_values(reader) if reader else dict.fromkeys(("workspace_id", "id", "name", "type"))
-    values = {**known, **_visitor_values(visitor), "method": method, "path": path.replace("\0", "")}
+    # In ASCII, which every database's encoding holds: whoever tries to write chooses the path.
+    shown = path.replace("\0", "").encode("ascii", "backslashreplace").decode("ascii")
+    values = {**known, **_visitor_values(visitor), "method": method, "path": shown}
     query = f"select audit.note_denied_write({_READER}, %(method)s, %(path)s)"
     async with database.noting() as connection:
         await connection.execute(query.encode(), values)
@@ -205,7 +208,7 @@ async def exporting(
     async with database.exporting(reader.workspace_id) as connection:
         counting, _ = page_statements(filters)
         count = await _count(await connection.execute(counting.encode(), filters))
-        noted = {**_reader_values(reader), "filter": Jsonb(given), "row_count": count}
+        noted = {**_reader_values(reader), "filter": Jsonb(given, msgspec.json.encode), "row_count": count}
         async with database.noting() as noting:
             await noting.execute(f"select audit.note_export({_READER}, %(filter)s, %(row_count)s)".encode(), noted)
         yield Export(count, _batches(connection, filters, listing.expand, with_changes))
