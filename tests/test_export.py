@@ -154,7 +154,7 @@ def test_a_csv_has_a_header_and_a_line_for_each_entry(api: Client, db: Connectio
     }
 
 
-@pytest.mark.parametrize("beginning", ["=", "+", "-", "@", "\t", "\r", "\uff1d"])
+@pytest.mark.parametrize("beginning", ["=", "+", "-", "@", "\t", "\r", "\n", "\uff1d"])
 def test_what_a_spreadsheet_would_compute_is_text(api: Client, db: Connection, beginning: str) -> None:
     add_entry(db, resource_name=f"{beginning}HYPERLINK(1)", context={"reason": f"{beginning}1"})
     [row] = csv.DictReader(io.StringIO(api.get(CSV, headers=AS_ADMIN).text, newline=""))

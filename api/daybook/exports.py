@@ -45,7 +45,7 @@ CSV_COLUMNS: Mapping[str, Callable[[Row], Any]] = {
 }
 CSV_EXPANSIONS = frozenset(EXPANSIONS)
 # A cell that begins so is a formula to a spreadsheet (OWASP, CSV injection).
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 async def write_ndjson(export: Export, base: str, expand: frozenset[str]) -> AsyncGenerator[bytes, None]:
