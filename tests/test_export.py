@@ -7,6 +7,7 @@ import csv
 import hashlib
 import io
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,6 +30,7 @@ from tests.reading import (
     opened,
     today,
 )
+from tests.serving import AUTHORIZATION, head, opened_connection, served
 
 Connection = psycopg.Connection[Any]
 
@@ -48,6 +50,32 @@ def exported(db: Connection) -> list[Any]:
     """The details of the log_exported entries, with the workspace and the key of each."""
     query = "select workspace_id, actor_id, context -> 'details' from audit.entry where event = 'log_exported'"
     return db.execute(query).fetchall()
+
+
+def add_entries(db: Connection, count: int) -> None:
+    """Put many entries into the log, copies of one."""
+    add_entry(db, after={"text": "x" * 300})
+    columns = (
+        "workspace_id, event, operation, resource_type, actor_type, actor_id, actor_name, row_count, database_user"
+    )
+    db.execute(
+        f"""
+        insert into audit.entry (id, created_at, transaction_id, after, {columns})
+        select audit.new_entry_id(created_at), created_at, transaction_id, after, {columns}
+        from audit.entry, generate_series(2, %s)""".encode(),
+        [count],
+    )
+
+
+def wait_for_no_export(db: Connection) -> None:
+    """Return once no connection of the app is in a transaction."""
+    busy = """
+        select from pg_stat_activity
+        where datname = current_database() and application_name = 'daybook serve' and state <> 'idle'"""
+    deadline = time.monotonic() + 10
+    while db.execute(busy).rowcount:
+        assert time.monotonic() < deadline, "an export goes on"
+        time.sleep(0.01)
 
 
 # NDJSON
@@ -126,7 +154,7 @@ def test_a_csv_has_a_header_and_a_line_for_each_entry(api: Client, db: Connectio
     }
 
 
-@pytest.mark.parametrize("beginning", ["=", "+", "-", "@", "\t", "\r", "\uff1d"])
+@pytest.mark.parametrize("beginning", ["=", "+", "-", "@", "\t", "\r", "\n", "\uff1d"])
 def test_what_a_spreadsheet_would_compute_is_text(api: Client, db: Connection, beginning: str) -> None:
     add_entry(db, resource_name=f"{beginning}HYPERLINK(1)", context={"reason": f"{beginning}1"})
     [row] = csv.DictReader(io.StringIO(api.get(CSV, headers=AS_ADMIN).text, newline=""))
@@ -219,3 +247,18 @@ def test_an_export_that_breaks_off_has_no_manifest(
     text = api.get(NDJSON + "?expand=changes", headers=AS_ADMIN).text
     assert "manifest" not in text
     assert exported(db) != []
+
+
+def test_a_client_that_goes_away_frees_the_connection_and_is_not_worth_a_word(
+    database: Database, db: Connection
+) -> None:
+    add_keys(db)
+    add_entries(db, 20_000)
+    with served(database) as (process, port):
+        with opened_connection(port) as leaving:
+            leaving.sendall(head("GET", NDJSON + "?expand=changes", AUTHORIZATION))
+            assert leaving.recv(15) == b"HTTP/1.1 200 OK"
+        wait_for_no_export(db)
+        process.terminate()
+        assert process.stderr is not None
+        assert process.stderr.read() == ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -45,10 +45,10 @@ CSV_COLUMNS: Mapping[str, Callable[[Row], Any]] = {
 }
 CSV_EXPANSIONS = frozenset(EXPANSIONS)
 # A cell that begins so is a formula to a spreadsheet (OWASP, CSV injection).
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
-async def write_ndjson(export: Export, base: str, expand: frozenset[str]) -> AsyncIterator[bytes]:
+async def write_ndjson(export: Export, base: str, expand: frozenset[str]) -> AsyncGenerator[bytes, None]:
     """One entry a line as the lists write it; a last line says how many and the SHA-256 of all lines before it.
 
     An export without that line was cut short.
@@ -66,7 +66,7 @@ def _lines(rows: Sequence[Row], base: str, expand: frozenset[str], changes: Mapp
     return b"".join(msgspec.json.encode(write_entry(row, base, expand, changes)) + b"\n" for row in rows)
 
 
-async def write_csv(export: Export) -> AsyncIterator[bytes]:
+async def write_csv(export: Export) -> AsyncGenerator[bytes, None]:
     """A header and one entry a line (RFC 4180), values that a spreadsheet would compute with a quote before them.
 
     The rows of bulk entries are not in it.

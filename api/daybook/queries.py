@@ -5,8 +5,8 @@ It knows nothing of HTTP; rows leave it as the database gave them, stored JSON u
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -211,12 +211,13 @@ async def exporting(
         noted = {**_reader_values(reader), "filter": Jsonb(given, msgspec.json.encode), "row_count": count}
         async with database.noting() as noting:
             await noting.execute(f"select audit.note_export({_READER}, %(filter)s, %(row_count)s)".encode(), noted)
-        yield Export(count, _batches(connection, filters, listing.expand, with_changes))
+        async with aclosing(_batches(connection, filters, listing.expand, with_changes)) as batches:
+            yield Export(count, batches)
 
 
 async def _batches(
     connection: Connection, filters: Mapping[str, Any], expand: frozenset[str], with_changes: bool
-) -> AsyncIterator[tuple[Sequence[Row], Mapping[UUID, Sequence[Row]]]]:
+) -> AsyncGenerator[tuple[Sequence[Row], Mapping[UUID, Sequence[Row]]], None]:
     selecting = f"{_entries(_columns(expand), filters)} order by created_at desc, id desc"
     async with connection.cursor(name="export") as cursor:
         await cursor.execute(selecting.encode(), filters)

@@ -3,12 +3,16 @@
 They know no SQL; what a parameter means stands in parameters.py, what an answer looks like in answers.py.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, NamedTuple
 
+from anyio import CancelScope
+from anyio.lowlevel import checkpoint_if_cancelled
 from litestar import Request, Router, get
+from litestar.background_tasks import BackgroundTask
 from litestar.di import NamedDependency, Provide
 from litestar.params import Parameter, SkipValidation
 from litestar.response import Stream
@@ -52,7 +56,8 @@ class Asked(NamedTuple):
 
 
 AnyRequest = Request[Any, Any, Any]
-Writer = Callable[[queries.Export], AsyncIterator[bytes]]
+Pieces = AsyncGenerator[bytes, None]
+Writer = Callable[[queries.Export], Pieces]
 TheDatabase = NamedDependency[SkipValidation[Database]]
 TheSettings = NamedDependency[SkipValidation[Settings]]
 TheAuthentication = NamedDependency[SkipValidation[Authentication]]
@@ -176,29 +181,45 @@ async def list_changes(database: TheDatabase, reader: TheReader, entry: TheEntry
 
 async def _export(
     database: Database, reader: Reader, listing: Listing, asked: Asked, write: Writer, with_changes: bool
-) -> AsyncIterator[bytes]:
+) -> Pieces:
     """An export, piece by piece; the first piece is empty and comes when everything is ready and recorded."""
     given = given_filters(asked.query)
-    async with queries.exporting(database, reader, listing, given, with_changes=with_changes) as export:
+    async with (
+        queries.exporting(database, reader, listing, given, with_changes=with_changes) as export,
+        aclosing(write(export)) as pieces,
+    ):
         yield b""
-        async for piece in write(export):
+        async for piece in pieces:
             yield piece
 
 
-async def _begun(request: AnyRequest, export: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """An export whose refusals have been raised by now; a HEAD begins none."""
+async def _streamed(request: AnyRequest, export: Pieces, name: str) -> Stream:
+    """The answer with an export whose refusals have been raised by now; a HEAD begins none."""
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
     if request.scope.get(WITHOUT_BODY):
-        return _nothing()
+        return Stream(_nothing(), headers=headers)
     await anext(export)
-    return export
+    # Not left to the garbage collector: a client that goes away frees the connection at once.
+    return Stream(_undisturbed(export), headers=headers, background=BackgroundTask(_end, export))
 
 
-async def _nothing() -> AsyncIterator[bytes]:
+async def _undisturbed(export: Pieces) -> Pieces:
+    """The pieces of an export: a client that goes away interrupts no query, but none follows that one."""
+    while True:
+        with CancelScope(shield=True):
+            piece = await anext(export, None)
+        if piece is None:
+            return
+        await checkpoint_if_cancelled()
+        yield piece
+
+
+async def _end(export: Pieces) -> None:
+    await export.aclose()
+
+
+async def _nothing() -> Pieces:
     yield b""
-
-
-def _attachment(name: str) -> dict[str, str]:
-    return {"Content-Disposition": f'attachment; filename="{name}"'}
 
 
 @get(
@@ -216,7 +237,7 @@ async def export_ndjson(
     """All entries that meet the filters, newest first; the last line is a manifest, without which it was cut short."""
     write = partial(write_ndjson, base=asked.base, expand=listing.expand)
     export = _export(database, reader, listing, asked, write, "changes" in listing.expand)
-    return Stream(await _begun(request, export), headers=_attachment("audit-log.ndjson"))
+    return await _streamed(request, export, "audit-log.ndjson")
 
 
 @get(
@@ -234,7 +255,7 @@ async def export_csv(
     """All entries that meet the filters, newest first (RFC 4180); the rows of bulk entries are not in it."""
     whole = replace(listing, expand=CSV_EXPANSIONS)
     export = _export(database, reader, whole, asked, write_csv, False)
-    return Stream(await _begun(request, export), headers=_attachment("audit-log.csv"))
+    return await _streamed(request, export, "audit-log.csv")
 
 
 @get(HEALTH, responses=HEALTH_REFUSALS, summary="Whether the log can be read")
