@@ -72,7 +72,7 @@ create function audit.note_reading(reader audit.reader)
     set search_path = pg_catalog, pg_temp
 as $function$
 declare
-    moment constant timestamptz := clock_timestamp();
+    moment timestamptz;
     noted audit.reading;
 begin
     insert into audit.reading (workspace_id, reader_id) values (reader.workspace_id, reader.id) on conflict do nothing;
@@ -80,6 +80,8 @@ begin
     select * into strict noted from audit.reading r
     where r.workspace_id = reader.workspace_id and r.reader_id = reader.id
     for update;
+    -- Read after the wait: midnight may have passed in it.
+    moment := clock_timestamp();
     if noted.viewed_on is distinct from audit.utc_day(moment) then
         perform audit.write_reading_event('log_viewed', reader, null);
     elsif noted.last_used_at > moment - interval '5 minutes' then
@@ -112,7 +114,7 @@ create function audit.note_denied_write(reader audit.reader, method text, path t
     set search_path = pg_catalog, pg_temp
 as $function$
 declare
-    today constant date := audit.utc_day(clock_timestamp());
+    today date;
     noted audit.reading;
 begin
     insert into audit.reading (workspace_id, reader_id)
@@ -120,6 +122,7 @@ begin
     select * into strict noted from audit.reading r
     where r.workspace_id = coalesce(reader.workspace_id, '') and r.reader_id = coalesce(reader.id, '')
     for update;
+    today := audit.utc_day(clock_timestamp());
     if noted.write_denied_on = today then
         return false;
     end if;

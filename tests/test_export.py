@@ -3,6 +3,7 @@
 It must not repeat what the lists' filters do; test_notification.py does.
 """
 
+import asyncio
 import csv
 import hashlib
 import io
@@ -16,6 +17,7 @@ import pytest
 
 from daybook import database as databases
 from daybook import queries
+from daybook.errors import Unreadable
 from tests.conftest import Database
 from tests.reading import (
     AS_ADMIN,
@@ -222,6 +224,26 @@ def test_one_export_too_many_is_told_to_come_later(
         answer = api.get(NDJSON, headers=AS_ADMIN)
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
     assert answer.text == '{"detail":"Too many exports are running. Please try again later."}'
+
+
+def test_one_workspace_cannot_take_all_exports(database: Database) -> None:
+    app = databases.Database(database.url("reader"), pool_size=1, patience=5, statement_timeout=5)
+
+    async def export() -> None:
+        async with app.exporting("acme"), app.exporting("acme"), app.exporting("globex"):
+            with pytest.raises(Unreadable, match="Too many exports are running"):
+                await app.exporting("acme").__aenter__()
+            async with app.exporting("globex"):
+                pass
+
+    asyncio.run(export())
+
+
+def test_an_export_that_ended_counts_no_more(database: Database, db: Connection) -> None:
+    add_keys(db)
+    with opened(database) as api:
+        answers = [api.get(NDJSON, headers=AS_ADMIN).status_code for _ in range(databases.MOST_EXPORTS + 1)]
+    assert answers == [200] * (databases.MOST_EXPORTS + 1)
 
 
 def test_an_export_takes_no_connection_from_other_readers(database: Database, db: Connection) -> None:

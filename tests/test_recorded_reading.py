@@ -10,7 +10,10 @@ from typing import Any
 
 import psycopg
 import pytest
+from litestar.testing import TestClient
 
+from daybook.app import create_app
+from daybook.authentication import Identity
 from tests.conftest import Database
 from tests.reading import (
     AS_ADMIN,
@@ -26,6 +29,7 @@ from tests.reading import (
     add_keys,
     key_for,
     opened,
+    settings_for,
     signed_in,
 )
 from tests.trail import count
@@ -228,6 +232,15 @@ def test_a_flood_of_denied_writes_is_one_entry_a_day_for_each_key_and_one_for_st
     assert (
         {("acme", "aaaaaaaa"), (None, None)} <= set(found) <= {("acme", "aaaaaaaa"), ("acme", "mmmmmmmm"), (None, None)}
     )
+
+
+def test_a_write_is_recorded_although_who_wrote_cannot_be_found_out(database: Database, db: Connection) -> None:
+    async def failing(_: Any) -> Identity | None:
+        raise RuntimeError
+
+    with TestClient(create_app(settings_for(database), failing), raise_server_exceptions=False) as api:
+        assert api.post(WORKSPACE, headers=AS_ADMIN).status_code == 403
+    assert recorded(db, "log_write_denied") == [(None, None)]
 
 
 def test_a_write_is_refused_whether_or_not_that_can_be_recorded(database: Database, db: Connection) -> None:

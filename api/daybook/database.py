@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import select
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -26,8 +27,10 @@ Connection = AsyncConnection[Row]
 
 logger = logging.getLogger("daybook")
 
-# Exports at one time in one process: each has a connection of its own, so that they keep no reader waiting.
+# Exports at one time in one process, of all workspaces and of one: each has a connection of its own, so that they keep
+# no reader waiting.
 MOST_EXPORTS = 4
+MOST_EXPORTS_OF_ONE = 2
 # Seconds that an export waits for its client to take what was sent, before its snapshot is given up.
 LONGEST_PAUSE = 60
 
@@ -71,7 +74,7 @@ class Database:
     def __init__(self, conninfo: str, *, pool_size: int, patience: float, statement_timeout: float) -> None:
         self.patience = patience
         self.statement_timeout = statement_timeout
-        self._exports = 0
+        self._exports: Counter[str] = Counter()
         self._options: dict[str, Any] = {
             "autocommit": True,
             "row_factory": dict_row,
@@ -142,9 +145,9 @@ class Database:
 
         Raises Unreadable as `reading` does, and when too many exports run already.
         """
-        if self._exports >= MOST_EXPORTS:
+        if self._exports.total() >= MOST_EXPORTS or self._exports[workspace_id] >= MOST_EXPORTS_OF_ONE:
             raise Unreadable("Too many exports are running. Please try again later.")
-        self._exports += 1
+        self._exports[workspace_id] += 1
         try:
             opening = AsyncConnection[Row].connect(self._conninfo, **self._options)
             async with await opening as connection:
@@ -160,7 +163,9 @@ class Database:
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             raise _unreadable("exporting", error) from error
         finally:
-            self._exports -= 1
+            self._exports[workspace_id] -= 1
+            # Counts of none would be kept for each workspace that ever exported.
+            self._exports += Counter()
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Connection]:

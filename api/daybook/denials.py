@@ -63,7 +63,12 @@ class Denials:
     async def _record(self, scope: HTTPScope) -> None:
         try:
             visitor = self._visitor_of(scope)
-            reader = await self._authentication.recognise(scope["headers"], visitor)
+            try:
+                reader = await self._authentication.recognise(scope["headers"], visitor)
+            except Exception as error:
+                # Whoever cannot be recognised is recorded as nobody known.
+                logger.warning("who tried to write could not be found out: %s", type(error).__name__)
+                reader = None
             await queries.note_denied_write(self._database, reader, visitor, scope["method"], scope["path"])
         except Exception as error:
             logger.warning("a refused write could not be recorded: %s", type(error).__name__)
