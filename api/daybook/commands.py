@@ -25,7 +25,7 @@ import psycopg
 from daybook import __version__
 
 from . import keys, upkeep
-from .credentials import PREFIX_LENGTH
+from .credentials import MARK, PREFIX_LENGTH
 from .database import connect
 from .postgres import UNREACHABLE as UNREACHABLE_STATES
 from .postgres import PostgresError
@@ -312,7 +312,7 @@ def _until(moment: datetime | None) -> str:
 
 def _key_list(options: argparse.Namespace) -> int:
     with connect(_settings().conninfo) as connection:
-        rows = keys.list_keys(connection, options.beginning.removeprefix(keys.MARK)[:PREFIX_LENGTH])
+        rows = keys.list_keys(connection, options.beginning.removeprefix(MARK)[:PREFIX_LENGTH])
     if options.json:
         _print(json.dumps([{**row._asdict()} for row in rows], default=lambda moment: moment.isoformat()))
         return DONE

@@ -18,10 +18,11 @@ from .errors import NotAuthenticated, PermissionDenied
 READING_ROLES = frozenset({"admin", "auditor"})
 NO_TOKEN = "Invalid token header. No credentials provided."
 INVALID_TOKEN = "Invalid token."
+MARK = "daybook_"
 PREFIX_LENGTH = 8
 
 _SECRET = r"[A-Za-z0-9_-]{43}"
-_KEY = re.compile(f"daybook_{_SECRET}", re.ASCII)
+_KEY = re.compile(MARK + _SECRET, re.ASCII)
 _SESSION = re.compile(_SECRET, re.ASCII)
 
 
@@ -91,7 +92,7 @@ def key_secret(key: str) -> Secret:
     """What the database knows of a key. Raises NotAuthenticated for what cannot be one."""
     if not _KEY.fullmatch(key):
         raise NotAuthenticated(INVALID_TOKEN)
-    return Secret(key[8 : 8 + PREFIX_LENGTH], hashlib.sha256(key.encode("ascii")).digest())
+    return Secret(key[len(MARK) :][:PREFIX_LENGTH], hashlib.sha256(key.encode("ascii")).digest())
 
 
 def session_secret(session: str) -> Secret:

@@ -20,7 +20,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import set_json_loads
 from psycopg_pool import AsyncConnectionPool
 
-from .errors import Refusal, Unreadable
+from .errors import Unreadable, Unspeakable
 
 Row = dict[str, Any]
 Connection = AsyncConnection[Row]
@@ -56,13 +56,6 @@ def connect(conninfo: str, *, autocommit: bool = False) -> psycopg.Connection[tu
         "select pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', %s::pg_catalog.bool)", [not autocommit]
     )
     return connection
-
-
-class Unspeakable(Refusal):
-    """A parameter holds a character that the database's encoding lacks."""
-
-    status = 400
-    detail = "A parameter holds a character that the database's encoding lacks."
 
 
 class Database:

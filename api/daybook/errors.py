@@ -75,6 +75,13 @@ class TooSlow(Refusal):
     detail = "The request did not arrive in time."
 
 
+class Unspeakable(Refusal):
+    """A parameter holds a character that the database's encoding lacks."""
+
+    status = 400
+    detail = "A parameter holds a character that the database's encoding lacks."
+
+
 class TooLong(Refusal):
     """The request's address is longer than any that makes sense (RFC 9110, 15.5.15)."""
 

@@ -17,9 +17,8 @@ from psycopg.errors import UniqueViolation
 from psycopg.rows import class_row, tuple_row
 from psycopg.types.datetime import TimestamptzLoader
 
-from .credentials import PREFIX_LENGTH, key_secret
+from .credentials import MARK, PREFIX_LENGTH, key_secret
 
-MARK = "daybook_"
 Role = Literal["admin", "auditor", "member"]
 ROLES: tuple[Role, ...] = ("admin", "auditor", "member")
 KEY_LENGTH = 43

@@ -145,8 +145,10 @@ async def close_session(database: Database, session: Secret) -> None:
         await connection.execute("select audit.close_session(%(prefix)s, %(digest)s)", session._asdict())
 
 
-async def note_reading(database: Database, reader: Reader) -> None:
-    """Note that the reader reads, before he is answered. Raises Unreadable when it cannot be noted."""
+async def _note_first(database: Database, reader: Reader) -> None:
+    """Note that the reader reads, before anything is read. Raises Unreadable when it cannot be noted."""
+    if reader.is_noted:
+        return
     async with database.noting() as connection:
         await connection.execute(f"select audit.note_reading({_READER})".encode(), _reader_values(reader))
     reader.is_noted = True
@@ -176,9 +178,8 @@ def _visitor_values(visitor: Visitor) -> dict[str, object]:
 
 @asynccontextmanager
 async def _reading(database: Database, reader: Reader) -> AsyncIterator[Connection]:
-    """The one way to what a workspace's reader sees: noted first, then read. Raises Unreadable when either fails."""
-    if not reader.is_noted:
-        await note_reading(database, reader)
+    """What a workspace's reader sees: noted first, then read. Raises Unreadable when either fails."""
+    await _note_first(database, reader)
     async with database.reading(reader.workspace_id) as connection:
         yield connection
 
@@ -203,8 +204,7 @@ async def exporting(
     `with_changes` asks for the first rows of bulk entries too. Raises Unreadable when it cannot be read or recorded.
     """
     filters = _filters(listing)
-    if not reader.is_noted:
-        await note_reading(database, reader)
+    await _note_first(database, reader)
     async with database.exporting(reader.workspace_id) as connection:
         counting, _ = page_statements(filters)
         count = await _count(await connection.execute(counting.encode(), filters))
