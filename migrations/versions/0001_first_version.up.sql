@@ -2335,6 +2335,7 @@ as $function$
 declare
     tracked audit.tracked_table;
     body text;
+    paths text[];
     function_name constant text := 'capture_' || tracked_id;
     is_new constant boolean := audit.capture_function(tracked_id) is null;
 begin
@@ -2343,8 +2344,9 @@ begin
     -- First, so that the event trigger which the commands below fire finds nothing left to do.
     update audit.tracked_table t
     set readable_paths = audit.readable_paths(tracked, relation), relation_oid = relation
-    where t.id = tracked_id;
-    perform audit.keep_lookups(tracked_id, relation, audit.readable_paths(tracked, relation));
+    where t.id = tracked_id
+    returning t.readable_paths into paths;
+    perform audit.keep_lookups(tracked_id, relation, paths);
     body := audit.function_sql(tracked, relation);
     if md5(body) = tracked.compiled_digest and relation = tracked.relation_oid and not is_new then
         return false;
