@@ -290,6 +290,27 @@ def db(database: Database) -> psycopg.Connection[tuple[Any, ...]]:
     return database.connect()
 
 
+@pytest.fixture(params=["compiled", "fallback"])
+def way(request: pytest.FixtureRequest, database: Database) -> str:
+    """Runs a test twice: as compiled, and the generic way of a database where nothing follows DDL.
+
+    A module of capture tests asks for it by `pytestmark = pytest.mark.usefixtures("way")`.
+    """
+    if request.param == "fallback":
+        take_the_generic_way(database.connect())
+    return str(request.param)
+
+
+def take_the_generic_way(connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+    """Make every capture function of this database one whose table changed behind its back, for as long as it lives."""
+    for trigger in ("audit_follow_ddl", "audit_follow_drop", "audit_follow_partitions"):
+        connection.execute(f"alter event trigger {trigger} disable".encode())
+    connection.execute(
+        "create or replace function audit.table_shape(relation oid) returns text language sql stable"
+        " set search_path = pg_catalog, pg_temp as $$ select 'of another table' $$"
+    )
+
+
 @pytest.fixture
 def server_folder() -> Iterator[Path]:
     """An empty folder that the server's OS user can reach: as root it cannot reach pytest's own `tmp_path`."""

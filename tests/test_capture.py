@@ -11,6 +11,8 @@ import pytest
 from tests.conftest import Database
 from tests.trail import Connection, changes, count, trail
 
+pytestmark = pytest.mark.usefixtures("way")
+
 
 @pytest.fixture
 def document(db: Connection) -> Connection:

@@ -5,6 +5,8 @@ import pytest
 
 from tests.trail import Connection, changes, trail
 
+pytestmark = pytest.mark.usefixtures("way")
+
 
 @pytest.fixture
 def catalog(db: Connection) -> Connection:
