@@ -37,6 +37,7 @@ begin
     end loop;
     alter type audit.actor_context owner to audit_owner;
     alter type audit.lookup owner to audit_owner;
+    alter type audit.row_column owner to audit_owner;
     alter type audit.reader owner to audit_owner;
 end
 $owners$;
@@ -46,7 +47,7 @@ revoke all on schema audit from public;
 revoke all on all tables in schema audit from public;
 revoke all on all sequences in schema audit from public;
 revoke all on all functions in schema audit from public;
-revoke all on type audit.actor_context, audit.lookup, audit.reader from public;
+revoke all on type audit.actor_context, audit.lookup, audit.reader, audit.row_column from public;
 
 -- audit_owner: puts the refusal of alterations on new days, lets the owners of tracked tables in, has lookups made.
 grant execute on function
@@ -76,7 +77,7 @@ grant select on audit.floor to audit_capture;
 grant usage on type audit.actor_context to audit_capture;
 grant execute on function
     audit.new_entry_id(timestamptz), audit.write_moment(), audit.read_actor_context(),
-    audit.capture_pieces(bigint, oid), audit.changed_columns_sql(jsonb), audit.pair_sql(), audit.object_sql(jsonb, text),
+    audit.capture_pieces(bigint, oid, text, oid[], boolean), audit.row_types_sql(text, text[]), audit.changed_columns_sql(jsonb), audit.pair_sql(), audit.object_sql(jsonb, text),
     audit.row_event_sql(jsonb, text, text[]), audit.row_sql(jsonb, text, text[]), audit.bulk_sql(jsonb, text, text[]),
     audit.truncate_sql(jsonb, oid, boolean), audit.count_is_exact(oid), audit.runs_code_when_read(oid),
     audit.runs_code_when_read_sql(text, boolean), audit.changed_object_sql(jsonb, text)

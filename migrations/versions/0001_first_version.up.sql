@@ -952,7 +952,26 @@ return format('case when octet_length(%1$s) > 2000 then left(%1$s, 200) || ''…
 comment on function audit.bounded_sql(text) is
     'The SQL that keeps a text as it is up to 2000 bytes, and a longer one by its beginning and SHA-256, so that it still tells things apart.';
 
-create function audit.key_sql(alias text, relation oid, columns text[])
+create type audit.row_column as (
+    name text,
+    type_oid oid,
+    collation_oid oid
+);
+comment on type audit.row_column is
+    'A column as a table''s rows have it. Its collation is null when it is not known: then only identity tells what changed.';
+
+create function audit.table_columns(relation oid)
+    returns audit.row_column[]
+    language sql
+    stable
+begin atomic
+    select coalesce(array_agg(row(a.attname, a.atttypid, a.attcollation)::audit.row_column order by a.attnum), '{}')
+    from pg_catalog.pg_attribute a
+    where a.attrelid = relation and a.attnum > 0 and not a.attisdropped and a.attgenerated <> 'v';
+end;
+comment on function audit.table_columns(oid) is 'The columns of a table that its rows hold, as the catalogue says: all but virtual ones.';
+
+create function audit.key_sql(alias text, columns audit.row_column[], key_columns text[])
     returns text
     language plpgsql
     stable
@@ -962,30 +981,30 @@ declare
     parts text[];
     is_short boolean;
 begin
-    if columns is null or cardinality(columns) = 0 then
+    if key_columns is null or cardinality(key_columns) = 0 then
         return 'null::text';
     end if;
     select array_agg(
-        case when cardinality(columns) = 1 or not audit.is_core_type(audit.base_type(a.atttypid))
-             then audit.text_sql(format('%s.%I', alias, a.attname), a.atttypid)
-             else format('%s.%I', alias, a.attname) end
+        case when cardinality(key_columns) = 1 or not coalesce(audit.is_core_type(audit.base_type(c.type_oid)), false)
+             then audit.text_sql(format('%s.%I', alias, c.name), c.type_oid)
+             else format('%s.%I', alias, c.name) end
         order by k.position),
         bool_and(t.typlen > 0)
     into parts, is_short
-    from unnest(columns) with ordinality k(name, position)
-    join pg_attribute a on a.attrelid = relation and a.attname = k.name and a.attnum > 0 and not a.attisdropped
-    join pg_type t on t.oid = a.atttypid;
-    if parts is null or cardinality(parts) < cardinality(columns) then
+    from unnest(key_columns) with ordinality k(name, position)
+    join unnest(columns) c on c.name = k.name
+    left join pg_type t on t.oid = c.type_oid;
+    if parts is null or cardinality(parts) < cardinality(key_columns) then
         return 'null::text';
     end if;
-    if is_short and cardinality(columns) = 1 then
+    if is_short and cardinality(key_columns) = 1 then
         return parts[1];
     end if;
-    return audit.bounded_sql(case when cardinality(columns) = 1 then parts[1]
+    return audit.bounded_sql(case when cardinality(key_columns) = 1 then parts[1]
                                   else format('jsonb_build_array(%s)::text', array_to_string(parts, ', ')) end);
 end
 $function$;
-comment on function audit.key_sql(text, oid, text[]) is
+comment on function audit.key_sql(text, audit.row_column[], text[]) is
     'The SQL that turns a row''s key columns into the text of resource_id and row_key. A column that is gone makes it null.';
 
 create function audit.primary_key_columns(relation oid)
@@ -1249,7 +1268,8 @@ $function$;
 comment on function audit.keep_lookups(bigint, oid, text[]) is
     'Makes the functions that look these paths of a tracked table up, each owned by the owner of the table it reads, and drops its other ones.';
 
-create function audit.column_or_lookup_sql(alias text, tracked_id bigint, relation oid, path text, length text)
+create function audit.column_or_lookup_sql(alias text, tracked_id bigint, relation oid, columns audit.row_column[],
+                                           follows_lookups boolean, path text, length text)
     returns text
     language plpgsql
     stable
@@ -1264,16 +1284,14 @@ begin
     if path is null then
         return 'null::text';
     end if;
-    select atttypid into type_oid
-    from pg_attribute
-    where attrelid = relation and attname = path and attnum > 0 and not attisdropped and attgenerated <> 'v';
+    select c.type_oid into type_oid from unnest(columns) c where c.name = path;
     if found then
         value := audit.text_sql(format('%s.%I', alias, path), type_oid);
         return case when (select typlen from pg_type where oid = type_oid) > 0 then value
                     when length = 'short' then format('left(%s, 500)', value)
                     else audit.bounded_sql(value) end;
     end if;
-    if path not like '%.%' then
+    if path not like '%.%' or not follows_lookups then
         return 'null::text';
     end if;
     target := audit.find_lookup(relation, path);
@@ -1291,11 +1309,15 @@ begin
                              where p.pronamespace = 'audit'::regnamespace and p.proname = audit.lookup_name(tracked_id, path)
                                and p.prosrc = audit.lookup_body(relation, path)
                                -- For another type the parser could find somebody's implicit cast.
-                               and p.proargtypes[0] = (select atttypid from pg_attribute
-                                                       where attrelid = relation and attname = split_part(path, '.', 1))
+                               and p.proargtypes[0] = (select c.type_oid from unnest(columns) c where c.name = split_part(path, '.', 1))
                                and has_function_privilege('audit_capture', p.oid, 'execute')) then 'null::text'
             when length = 'short' then format('left(%s, 500)', value)
             else audit.bounded_sql(value) end;
+    end if;
+    if not exists (select from unnest(columns) c
+                   join pg_attribute a on a.attrelid = relation and a.attname = c.name and a.atttypid = c.type_oid
+                   where c.name = split_part(path, '.', 1)) then
+        return 'null::text';
     end if;
     value := audit.text_sql(format('audit_p.%I', target.parent_column), type_oid);
     return format('(select %s from %s %s audit_p where audit_p.%I %s %s.%I)',
@@ -1305,7 +1327,7 @@ begin
                   target.parent_key, target.key_operator, alias, split_part(path, '.', 1));
 end
 $function$;
-comment on function audit.column_or_lookup_sql(text, bigint, oid, text, text) is
+comment on function audit.column_or_lookup_sql(text, bigint, oid, audit.row_column[], boolean, text, text) is
     'The SQL for a column''s text, or for fk_column.column looked up in the parent, of limited length. Null text where neither can be had.';
 
 create function audit.shape_sql(relation text)
@@ -1337,13 +1359,42 @@ end
 $function$;
 comment on function audit.table_shape(oid) is 'A table''s fingerprint, which its compiled function compares before each use. Another one after a restore, where types of the application have other OIDs: upkeep compiles anew.';
 
+create function audit.row_shape_sql(rows text)
+    returns text
+    language sql
+    immutable
+    parallel safe
+    -- Of a row of nulls, which calls no cast of any type. The inner select makes it a row: an outer join's whole row would be null.
+return format('(select row_to_json(s)::text from (select r.* from (select) d left join %s r on false) s)', rows);
+comment on function audit.row_shape_sql(text) is
+    'The SQL of the names of a transition table''s columns in their order, as keys of a JSON object. Unlike the catalogue, which a transaction sees as old as its snapshot, rows are what they are now.';
+
+create function audit.row_types_sql(rows text, names text[])
+    returns text
+    language sql
+    immutable
+    parallel safe
+return format('(select array[%s]::oid[] from (select) d left join %s r on false)',
+              (select string_agg(format('pg_typeof(r.%I)', n.name), ', ' order by n.position)
+               from unnest(names) with ordinality n(name, position)), rows);
+comment on function audit.row_types_sql(text, text[]) is 'The SQL of the types of these columns of a transition table.';
+
+create function audit.column_types(relation oid)
+    returns oid[]
+    language sql
+    stable
+begin atomic
+    select array(select a.atttypid from pg_catalog.pg_attribute a where a.attrelid = relation and a.attnum > 0 and not a.attisdropped order by a.attnum);
+end;
+comment on function audit.column_types(oid) is 'The types of all columns of a table in their order, which its compiled function compares with those of its rows where the catalogue may be older than they are.';
+
 -- The fragments of SQL that capture one table, read from its settings and the catalogue. Everything after this is text alone:
 -- the compiled function holds the fragments as literals; one whose table changed behind its back asks for them afresh, so
 -- that both ways run the same statements.
 
 set search_path = pg_catalog, pg_temp;
 
-create function audit.side_pieces(tracked audit.tracked_table, relation oid, alias text)
+create function audit.side_pieces(tracked audit.tracked_table, relation oid, columns audit.row_column[], follows_lookups boolean, alias text)
     returns jsonb
     language plpgsql
     stable
@@ -1361,19 +1412,19 @@ begin
         'workspace', case
             when tracked.workspace is not null then format('%L::text', tracked.workspace)
             when tracked.workspace_setting is not null then format('nullif(left(current_setting(%L, true), 200), '''')', tracked.workspace_setting)
-            else format('nullif(%s, '''')', audit.column_or_lookup_sql(alias, tracked.id, relation, tracked.workspace_column, 'bounded')) end,
+            else format('nullif(%s, '''')', audit.column_or_lookup_sql(alias, tracked.id, relation, columns, follows_lookups, tracked.workspace_column, 'bounded')) end,
         'resource_type', case
             when tracked.resource_type_column is null then format('%L::text', default_type)
-            else format('coalesce(nullif(nullif(%s, ''''), ''audit_log''), %L)', audit.column_or_lookup_sql(alias, tracked.id, relation, tracked.resource_type_column, 'short'), default_type) end,
-        'resource_id', audit.key_sql(alias, relation, coalesce(tracked.resource_id_columns, key_columns)),
-        'resource_name', audit.column_or_lookup_sql(alias, tracked.id, relation, tracked.resource_name_column, 'short'),
-        'row_key', audit.key_sql(alias, relation, key_columns),
-        'subject_id', audit.column_or_lookup_sql(alias, tracked.id, relation, split_part(tracked.subject_column, '.', 1), 'bounded'),
+            else format('coalesce(nullif(nullif(%s, ''''), ''audit_log''), %L)', audit.column_or_lookup_sql(alias, tracked.id, relation, columns, follows_lookups, tracked.resource_type_column, 'short'), default_type) end,
+        'resource_id', audit.key_sql(alias, columns, coalesce(tracked.resource_id_columns, key_columns)),
+        'resource_name', audit.column_or_lookup_sql(alias, tracked.id, relation, columns, follows_lookups, tracked.resource_name_column, 'short'),
+        'row_key', audit.key_sql(alias, columns, key_columns),
+        'subject_id', audit.column_or_lookup_sql(alias, tracked.id, relation, columns, follows_lookups, split_part(tracked.subject_column, '.', 1), 'bounded'),
         'subject_name', case when tracked.subject_column like '%.%'
-            then audit.column_or_lookup_sql(alias, tracked.id, relation, tracked.subject_column, 'short') else 'null::text' end);
+            then audit.column_or_lookup_sql(alias, tracked.id, relation, columns, follows_lookups, tracked.subject_column, 'short') else 'null::text' end);
 end
 $function$;
-comment on function audit.side_pieces(audit.tracked_table, oid, text) is
+comment on function audit.side_pieces(audit.tracked_table, oid, audit.row_column[], boolean, text) is
     'The SQL fragments that read one side (old or new) of a changed row, under the given alias.';
 
 create function audit.unfollowed_columns(tracked audit.tracked_table, relation oid)
@@ -1402,7 +1453,29 @@ end;
 comment on function audit.unfollowed_columns(audit.tracked_table, oid) is
     'Columns that are, or may be, excluded or redacted ones under a new name which nobody has told the settings: not stored.';
 
-create function audit.capture_pieces(tracked_id bigint, relation oid)
+create function audit.secret_row_columns(tracked audit.tracked_table, relation oid, columns audit.row_column[])
+    returns text[]
+    language sql
+    stable
+begin atomic
+    -- Asked by number, the server tells a column's name as it is now, however old the snapshot.
+    with secret as (
+        select s.name, n.number, (pg_identify_object_as_address('pg_catalog.pg_class'::regclass, relation, n.number)).object_names[3] as now
+        from unnest(tracked.excluded_columns || tracked.redacted_columns) s(name)
+        cross join lateral (select (tracked.column_numbers ->> s.name)::integer as number) n
+    )
+    select coalesce(array_agg(c.name), '{}')
+    from unnest(columns) c
+    where exists (select from secret where relation = tracked.relation_oid and secret.now = c.name and secret.now <> secret.name)
+       or not tracked.column_numbers ? c.name
+          and exists (select from secret
+                      where secret.number is not null and not exists (select from unnest(columns) d where d.name = secret.name));
+end;
+comment on function audit.secret_row_columns(audit.tracked_table, oid, audit.row_column[]) is
+    'Like audit.unfollowed_columns, of columns that the catalogue may not show to this transaction.';
+
+create function audit.capture_pieces(
+    tracked_id bigint, relation oid, row_shape text default null, row_types oid[] default null, follows_lookups boolean default true)
     returns jsonb
     language plpgsql
     stable
@@ -1415,6 +1488,7 @@ declare
     events jsonb;
     soft_delete jsonb;
     secret text[];
+    row_columns audit.row_column[];
     root constant oid := coalesce(pg_partition_root(relation), relation);
     is_partitioned boolean;
 begin
@@ -1423,26 +1497,35 @@ begin
     select n.nspname, c.relname, c.relkind = 'p' into tracked.table_schema, tracked.table_name, is_partitioned
     from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = root;
 
-    secret := audit.unfollowed_columns(tracked, root);
+    if row_types is null then
+        row_columns := audit.table_columns(relation);
+        secret := audit.unfollowed_columns(tracked, root);
+    else
+        -- Whose collation may have changed is compared by its bytes.
+        select array_agg(row(k.name, row_types[k.position], (select 0 from pg_type t where t.oid = row_types[k.position] and t.typcollation = 0))::audit.row_column
+                         order by k.position)
+        into row_columns
+        from json_object_keys(row_shape::json) with ordinality k(name, position)
+        where not exists (select from pg_attribute a where a.attrelid = relation and a.attname = k.name and a.attgenerated = 'v');
+        secret := audit.secret_row_columns(tracked, root, row_columns);
+    end if;
     select jsonb_agg(jsonb_build_object(
-        'name', a.attname,
+        'name', a.name,
         'changed', case
-            when audit.equality_is_identity(audit.base_type(a.atttypid), a.attcollation)
-                then format('audit_o.%1$I is distinct from audit_n.%1$I', a.attname)
-            else format('record_image_ne(row(audit_o.%1$I), row(audit_n.%1$I))', a.attname) end,
+            when a.collation_oid is not null and audit.equality_is_identity(audit.base_type(a.type_oid), a.collation_oid)
+                then format('audit_o.%1$I is distinct from audit_n.%1$I', a.name)
+            else format('record_image_ne(row(audit_o.%1$I), row(audit_n.%1$I))', a.name) end,
         'before', case
-            when a.attname = any(tracked.redacted_columns) then '''{"redacted": true}''::jsonb'
-            else audit.value_sql(format('audit_o.%I', a.attname), a.atttypid, tracked.max_value_bytes) end,
+            when a.name = any(tracked.redacted_columns) then '''{"redacted": true}''::jsonb'
+            else audit.value_sql(format('audit_o.%I', a.name), a.type_oid, tracked.max_value_bytes) end,
         'after', case
-            when a.attname = any(tracked.redacted_columns) then '''{"redacted": true}''::jsonb'
-            else audit.value_sql(format('audit_n.%I', a.attname), a.atttypid, tracked.max_value_bytes) end)
-        order by a.attnum)
+            when a.name = any(tracked.redacted_columns) then '''{"redacted": true}''::jsonb'
+            else audit.value_sql(format('audit_n.%I', a.name), a.type_oid, tracked.max_value_bytes) end)
+        order by a.position)
     into columns
-    from pg_attribute a
-    where a.attrelid = relation and a.attnum > 0 and not a.attisdropped
-      and a.attgenerated <> 'v'
-      and a.attname <> all(tracked.excluded_columns)
-      and a.attname <> all(secret);
+    from unnest(row_columns) with ordinality a(name, type_oid, collation_oid, position)
+    where a.name <> all(tracked.excluded_columns)
+      and a.name <> all(secret);
 
     events := audit.kind_events(tracked.kind) || coalesce(tracked.events, '{}');
     if tracked.soft_delete_column is not null
@@ -1459,8 +1542,8 @@ begin
         'table_name', case when is_partitioned then tracked.table_name end,
         'columns', coalesce(columns, '[]'),
         'has_key', audit.primary_key_columns(relation) is not null,
-        'old', audit.side_pieces(tracked, relation, 'audit_o'),
-        'new', audit.side_pieces(tracked, relation, 'audit_n'),
+        'old', audit.side_pieces(tracked, relation, row_columns, follows_lookups, 'audit_o'),
+        'new', audit.side_pieces(tracked, relation, row_columns, follows_lookups, 'audit_n'),
         'events', events,
         'column_events', coalesce((
             select jsonb_agg(jsonb_build_object('event', e.key, 'columns', e.value) order by e.key)
@@ -1468,8 +1551,8 @@ begin
         'soft_delete', soft_delete);
 end
 $function$;
-comment on function audit.capture_pieces(bigint, oid) is
-    'The SQL fragments that capture a tracked table, from its settings and the catalogue as they are now. The relation may be a partition of it.';
+comment on function audit.capture_pieces(bigint, oid, text, oid[], boolean) is
+    'The SQL fragments that capture a tracked table, from its settings and the catalogue as they are now. The relation may be a partition of it. A transaction that may see the catalogue older than its rows gives names and types of the rows'' columns; without follows_lookups nothing is looked up.';
 
 -- Statements of any number of rows: from the fragments to the one statement that writes entries and changes.
 
@@ -1802,13 +1885,17 @@ as $function$
 declare
     pieces constant jsonb := audit.capture_pieces(tracked.id, relation);
     is_partitioned constant boolean := (select relkind = 'p' from pg_class where oid = relation);
-    shape_check text;
+    table_shape constant text := audit.table_shape(relation);
+    -- Of all columns, virtual ones included: rows have them.
+    column_names constant text[] := array(select a.attname::text from pg_attribute a where a.attrelid = relation and a.attnum > 0 and not a.attisdropped order by a.attnum);
+    lookup_check text;
+    lookup_probe text := '';
     actor_check text := '';
     unpaired_check text := '';
 begin
     -- Names, not OIDs, for the parents of lookups: the text must hold after a restore, and a parent that is gone reads as
     -- changed. What one asks of a column is asked only once it is known to be there.
-    select concat_ws(' and ', format('%s = %L', audit.shape_sql('tg_relid'), audit.table_shape(relation)), string_agg(format(
+    select coalesce(string_agg(format(
         'case when %1$s = %2$L then has_schema_privilege(%3$L, ''usage'') and has_column_privilege(%4$s, %5$L, ''select'') '
         'and has_column_privilege(%4$s, %6$L, ''select'') and not row_security_active(%4$s) and %7$s else false end',
         audit.shape_sql(n.parent_oid), audit.table_shape(l.parent), n.schema_name, n.parent_oid, l.parent_key, l.parent_column,
@@ -1818,8 +1905,18 @@ begin
                          n.parent_oid, n.parent_owner,
                          (select f.oid from pg_proc f where f.pronamespace = 'audit'::regnamespace
                           and f.proname = audit.lookup_name(tracked.id, p.path)))
-             else 'not ' || audit.runs_code_when_read_sql(n.parent_oid, n.is_partitioned) end), ' and '))
-    into shape_check
+             else 'not ' || audit.runs_code_when_read_sql(n.parent_oid, n.is_partitioned) end), ' and '), 'true'),
+           -- Once, with no key: a snapshot may be older than what happened to the parent.
+           format($sql$
+        begin
+            %s
+        exception when syntax_error_or_access_rule_violation then
+            audit_follows_lookups := false;
+        end;$sql$, string_agg(format('perform %s from (select null::%s as %I) audit_k;',
+            audit.column_or_lookup_sql('audit_k', tracked.id, relation, audit.table_columns(relation), true, p.path, 'short'),
+            (select a.atttypid::regtype from pg_attribute a where a.attrelid = relation and a.attname = split_part(p.path, '.', 1)),
+            split_part(p.path, '.', 1)), ' '))
+    into lookup_check, lookup_probe
     from unnest(audit.readable_paths(tracked, relation)) p(path)
     cross join lateral audit.find_lookup(relation, p.path) l
     cross join lateral (
@@ -1839,20 +1936,10 @@ begin
     end if;
     if is_partitioned then
         -- A BEFORE trigger of the partition that a row moves into can suppress it: then old and new rows do not pair up.
-        unpaired_check := format($sql$
-    audit_rows := 0;
+        unpaired_check := $sql$
     if tg_op = 'UPDATE' then
-        audit_rows := (select count(*) from audit_old_rows) - (select count(*) from audit_new_rows);
-    end if;
-    if audit_rows <> 0 then
-        audit_pieces := audit.capture_pieces(%1$s, tg_relid);
-        audit_actor := audit.read_actor_context();%2$s
-        audit_moment := audit.write_moment();
-        execute audit.bulk_sql(audit_pieces, 'DELETE', null) using audit_moment, audit_actor, audit_schema, audit_table;
-        audit_moment := audit.write_moment();
-        execute audit.bulk_sql(audit_pieces, 'INSERT', null) using audit_moment, audit_actor, audit_schema, audit_table;
-        return null;
-    end if;$sql$, tracked.id, actor_check);
+        audit_is_paired := (select count(*) from audit_old_rows) = (select count(*) from audit_new_rows);
+    end if;$sql$;
     end if;
 
     return format($sql$
@@ -1878,6 +1965,10 @@ declare
     audit_context jsonb;
     audit_pieces jsonb;
     audit_is_current boolean;
+    audit_is_paired boolean := true;
+    audit_shape text;
+    audit_types oid[];
+    audit_follows_lookups boolean := true;
 begin
     if tg_op = 'TRUNCATE' then
         -- A partitioned table holds no rows of its own: TRUNCATE fires the triggers of its partitions too.
@@ -1886,7 +1977,10 @@ begin
         end if;
         audit_actor := audit.read_actor_context();%5$s
         audit_moment := audit.write_moment();
-        execute audit.truncate_sql(audit.capture_pieces(%3$s, tg_relid), tg_relid, audit.count_is_exact(tg_relid))
+        audit_is_current := audit.count_is_exact(tg_relid);
+        -- An estimate reads no column, and may be the word of a snapshot that is older than the settings.
+        execute audit.truncate_sql(case when audit_is_current then audit.capture_pieces(%3$s, tg_relid) else %10$L::jsonb end,
+                                   tg_relid, audit_is_current)
         using audit_moment, audit_actor, audit_schema, audit_table;
         return null;
     end if;
@@ -1907,13 +2001,34 @@ begin
     else
         select count(*) into audit_rows from (select from audit_new_rows limit 2) s;
     end if;
-    if audit_rows = 0 then
+    if audit_rows = 0 and audit_is_paired then
         return null;
     end if;
     -- False when the table was changed and this function was not compiled anew: its fragments are then asked for afresh.
-    audit_is_current := coalesce(%4$s, false);
+    if current_setting('transaction_isolation') in ('read committed', 'read uncommitted') then
+        audit_is_current := coalesce(%4$s and %11$s, false);
+    else
+        -- The snapshot may be older than another session's ALTER TABLE: it shows the catalogue as it was, the rows are what is.
+        if tg_op = 'DELETE' then
+            audit_shape := %12$s;
+            if audit_shape = %14$L then
+                audit_types := %15$s;
+            end if;
+        else
+            audit_shape := %13$s;
+            if audit_shape = %14$L then
+                audit_types := %16$s;
+            end if;
+        end if;%18$s
+        audit_is_current := coalesce(audit_types = %17$L::oid[] and audit_follows_lookups and %11$s, false);
+        if not audit_is_current and audit_types is null then
+            execute 'select ' || audit.row_types_sql(case tg_op when 'DELETE' then 'audit_old_rows' else 'audit_new_rows' end,
+                                                     array(select json_object_keys(audit_shape::json)))
+            into audit_types;
+        end if;
+    end if;
 
-    if audit_rows = 1 and audit_is_current then
+    if audit_rows = 1 and audit_is_paired and audit_is_current then
         if tg_op = 'INSERT' then
             select * into audit_n from audit_new_rows;
             %6$s
@@ -1941,7 +2056,16 @@ begin
         return null;
     end if;
 
-    audit_pieces := case when audit_is_current then %10$L::jsonb else audit.capture_pieces(%3$s, tg_relid) end;
+    audit_pieces := case when audit_is_current then %10$L::jsonb
+                         else audit.capture_pieces(%3$s, tg_relid, audit_shape, audit_types, audit_follows_lookups) end;
+    if not audit_is_paired then
+        audit_actor := audit.read_actor_context();%5$s
+        audit_moment := audit.write_moment();
+        execute audit.bulk_sql(audit_pieces, 'DELETE', null) using audit_moment, audit_actor, audit_schema, audit_table;
+        audit_moment := audit.write_moment();
+        execute audit.bulk_sql(audit_pieces, 'INSERT', null) using audit_moment, audit_actor, audit_schema, audit_table;
+        return null;
+    end if;
     -- Planned each time: the plan that fitted one row would take minutes for many.
     if tg_op = 'UPDATE' then
         execute audit.changed_columns_sql(audit_pieces) into audit_changed;
@@ -1959,13 +2083,21 @@ $sql$,
         coalesce(quote_literal(pieces ->> 'table_schema'), 'tg_table_schema'),
         coalesce(quote_literal(pieces ->> 'table_name'), 'tg_table_name'),
         tracked.id,
-        shape_check,
+        format('%s = %L', audit.shape_sql('tg_relid'), table_shape),
         actor_check,
         audit.single_row_sql(pieces, 'INSERT'),
         audit.single_row_sql(pieces, 'DELETE'),
         audit.single_row_sql(pieces, 'UPDATE'),
         unpaired_check,
-        pieces::text);
+        pieces::text,
+        lookup_check,
+        audit.row_shape_sql('audit_old_rows'),
+        audit.row_shape_sql('audit_new_rows'),
+        (select '{' || coalesce(string_agg(to_json(n)::text || ':null', ',' order by p), '') || '}' from unnest(column_names) with ordinality c(n, p)),
+        audit.row_types_sql('audit_old_rows', column_names),
+        audit.row_types_sql('audit_new_rows', column_names),
+        audit.column_types(relation),
+        coalesce(lookup_probe, ''));
 end
 $function$;
 comment on function audit.function_sql(audit.tracked_table, oid) is 'The body of a tracked table''s compiled trigger function.';
@@ -3926,6 +4058,7 @@ begin
     end loop;
     alter type audit.actor_context owner to audit_owner;
     alter type audit.lookup owner to audit_owner;
+    alter type audit.row_column owner to audit_owner;
     alter type audit.reader owner to audit_owner;
 end
 $owners$;
@@ -3935,7 +4068,7 @@ revoke all on schema audit from public;
 revoke all on all tables in schema audit from public;
 revoke all on all sequences in schema audit from public;
 revoke all on all functions in schema audit from public;
-revoke all on type audit.actor_context, audit.lookup, audit.reader from public;
+revoke all on type audit.actor_context, audit.lookup, audit.reader, audit.row_column from public;
 
 -- audit_owner: puts the refusal of alterations on new days, lets the owners of tracked tables in, has lookups made.
 grant execute on function
@@ -3965,7 +4098,7 @@ grant select on audit.floor to audit_capture;
 grant usage on type audit.actor_context to audit_capture;
 grant execute on function
     audit.new_entry_id(timestamptz), audit.write_moment(), audit.read_actor_context(),
-    audit.capture_pieces(bigint, oid), audit.changed_columns_sql(jsonb), audit.pair_sql(), audit.object_sql(jsonb, text),
+    audit.capture_pieces(bigint, oid, text, oid[], boolean), audit.row_types_sql(text, text[]), audit.changed_columns_sql(jsonb), audit.pair_sql(), audit.object_sql(jsonb, text),
     audit.row_event_sql(jsonb, text, text[]), audit.row_sql(jsonb, text, text[]), audit.bulk_sql(jsonb, text, text[]),
     audit.truncate_sql(jsonb, oid, boolean), audit.count_is_exact(oid), audit.runs_code_when_read(oid),
     audit.runs_code_when_read_sql(text, boolean), audit.changed_object_sql(jsonb, text)
