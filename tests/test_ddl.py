@@ -262,8 +262,10 @@ def test_an_excluded_column_stays_secret_under_a_new_name(document: Connection, 
     [
         "alter table document rename column secret to token",
         # The secret under a name that is known, and another column under the secret's.
-        "alter table document rename column secret to t; alter table document rename column title to secret;"
-        " alter table document rename column t to token; alter table document add column title text",
+        (
+            "alter table document rename column secret to t; alter table document rename column title to secret;"
+            " alter table document rename column t to token; alter table document add column title text"
+        ),
     ],
 )
 def test_an_excluded_column_stays_secret_for_a_snapshot_older_than_its_new_name(
