@@ -146,9 +146,11 @@ begin
         return 'null::text';
     end if;
     select array_agg(
-        case when cardinality(key_columns) = 1 or not coalesce(audit.is_core_type(audit.base_type(c.type_oid)), false)
-             then audit.text_sql(format('%s.%I', alias, c.name), c.type_oid)
-             else format('%s.%I', alias, c.name) end
+        case when cardinality(key_columns) > 1 and audit.is_core_type(audit.base_type(c.type_oid)) then format('%s.%I', alias, c.name)
+             -- Written as the column's value is, so that the one can be told from the other.
+             when audit.base_type(c.type_oid) in ('timestamp'::regtype, 'timestamptz'::regtype, 'real'::regtype, 'double precision'::regtype)
+             then format('(to_jsonb(%s.%I) #>> ''{}'')', alias, c.name)
+             else audit.text_sql(format('%s.%I', alias, c.name), c.type_oid) end
         order by k.position),
         bool_and(t.typlen > 0)
     into parts, is_short

@@ -357,11 +357,11 @@ return format('(select array[%s]::oid[] from (select) d left join %s r on false)
                from unnest(names) with ordinality n(name, position)), rows);
 comment on function audit.row_types_sql(text, text[]) is 'The SQL of the types of these columns of a transition table.';
 
-create function audit.column_types(relation oid)
+create function audit.row_types(relation oid)
     returns oid[]
     language sql
     stable
 begin atomic
     select array(select a.atttypid from pg_catalog.pg_attribute a where a.attrelid = relation and a.attnum > 0 and not a.attisdropped order by a.attnum);
 end;
-comment on function audit.column_types(oid) is 'The types of all columns of a table in their order, which its compiled function compares with those of its rows where the catalogue may be older than they are.';
+comment on function audit.row_types(oid) is 'The types of all columns of a table in their order, which its compiled function compares with those of its rows where the catalogue may be older than they are.';

@@ -347,7 +347,7 @@ $sql$,
         (select '{' || coalesce(string_agg(to_json(n)::text || ':null', ',' order by p), '') || '}' from unnest(column_names) with ordinality c(n, p)),
         audit.row_types_sql('audit_old_rows', column_names),
         audit.row_types_sql('audit_new_rows', column_names),
-        audit.column_types(relation),
+        audit.row_types(relation),
         coalesce(lookup_probe, ''));
 end
 $function$;

@@ -310,7 +310,7 @@ def take_the_generic_way(connection: psycopg.Connection[tuple[Any, ...]]) -> Non
         " set search_path = pg_catalog, pg_temp as $$ select 'of another table' $$"
     )
     connection.execute(
-        "create or replace function audit.column_types(relation oid) returns oid[] language sql stable"
+        "create or replace function audit.row_types(relation oid) returns oid[] language sql stable"
         " set search_path = pg_catalog, pg_temp as $$ select '{0}'::oid[] $$"
     )
 
