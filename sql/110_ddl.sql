@@ -206,8 +206,12 @@ begin
         left join pg_class c on c.oid = t.relation_oid
         left join pg_namespace n on n.oid = c.relnamespace
         where t.relation_oid = any(touched)
-           -- A rename in a parent, or in the type of a typed table, renames the columns of those that inherit it.
-           or exists (select from pg_inherits h where h.inhrelid = t.relation_oid and h.inhparent = any(touched))
+           -- A rename in a parent, however far, or in the type of a typed table, renames the columns of those that inherit it.
+           or exists (with recursive parent(oid) as (
+                          select h.inhparent from pg_inherits h where h.inhrelid = t.relation_oid
+                          union
+                          select h.inhparent from parent join pg_inherits h on h.inhrelid = parent.oid)
+                      select from parent where parent.oid = any(touched))
            or (command = 'ALTER TYPE' and c.reloftype <> 0)
            or exists (select from audit.rewritten_table r where r.tracked_table_id = t.id)
            or (n.nspname, c.relname) is distinct from (t.table_schema::name, t.table_name::name)
