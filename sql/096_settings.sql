@@ -191,7 +191,7 @@ begin
     update audit.tracked_table t
     set readable_paths = audit.readable_paths(tracked, relation),
         relation_oid = relation,
-        column_types = audit.column_types(relation)
+        column_types = audit.types_by_number(relation)
     where t.id = tracked_id
     returning t.readable_paths into paths;
     perform audit.keep_lookups(tracked_id, relation, paths);

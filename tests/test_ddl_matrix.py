@@ -278,7 +278,7 @@ def write_before(connection: Connection) -> None:
     execute("delete from {} where id = %s", [9])
 
 
-BEFORE = [
+BEFORE: list[tuple[Any, ...]] = [
     ("INSERT", "document", "1", None, ROW),
     ("INSERT", "document", "9", None, {"id": 9, "workspace_id": "acme", "title": None, "stars": None}),
     ("UPDATE", "document", "9", {"workspace_id": "acme"}, {"workspace_id": "initech"}),

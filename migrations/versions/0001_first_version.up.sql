@@ -2357,7 +2357,7 @@ begin
     update audit.tracked_table t
     set readable_paths = audit.readable_paths(tracked, relation),
         relation_oid = relation,
-        column_types = audit.column_types(relation)
+        column_types = audit.types_by_number(relation)
     where t.id = tracked_id
     returning t.readable_paths into paths;
     perform audit.keep_lookups(tracked_id, relation, paths);
@@ -2680,7 +2680,7 @@ $function$;
 comment on function audit.tracked_relation(audit.tracked_table) is
     'The table that carries the capture triggers of these settings. Null: none does.';
 
-create function audit.column_types(relation oid)
+create function audit.types_by_number(relation oid)
     returns jsonb
     language sql
     stable
@@ -2689,7 +2689,7 @@ begin atomic
     from pg_catalog.pg_attribute a
     where a.attrelid = relation and a.attnum > 0 and not a.attisdropped;
 end;
-comment on function audit.column_types(oid) is 'The types of a table''s columns by their numbers, each as OID and modifier: names would tell a renamed type as another one.';
+comment on function audit.types_by_number(oid) is 'The types of a table''s columns by their numbers, each as OID and modifier: names would tell a renamed type as another one.';
 
 create function audit.retyped_columns(tracked audit.tracked_table, relation oid)
     returns jsonb
