@@ -25,6 +25,7 @@ create table audit.tracked_table (
     enabled_at timestamptz not null default clock_timestamp(),
     relation_oid oid not null,
     column_numbers jsonb not null default '{}',
+    column_types jsonb not null default '{}',
     compiled_digest text,
     readable_paths text[] not null default '{}',
     constraint tracked_table_has_a_number primary key (id),
@@ -63,8 +64,19 @@ comment on column audit.tracked_table.missing_actor is 'system: a write without 
 comment on column audit.tracked_table.enabled_at is 'When tracking was turned on first. Never null.';
 comment on column audit.tracked_table.relation_oid is 'OID of the table when it was last compiled; another one after a restore. Never null.';
 comment on column audit.tracked_table.column_numbers is 'Column names and their numbers when last compiled: shows a rename. Never null.';
+comment on column audit.tracked_table.column_types is 'Column numbers and the OIDs and modifiers of their types when last compiled: shows what was retyped. Never null.';
 comment on column audit.tracked_table.readable_paths is 'The lookups (fk_column.column) that could be read when last compiled. Never null.';
 comment on column audit.tracked_table.compiled_digest is 'MD5 of the compiled function''s text. Null: not compiled.';
+
+-- A note that only grows: to mark the settings' own row would wait for whoever compiles them, with the table locked.
+create table audit.rewritten_table (
+    tracked_table_id bigint not null,
+    by_command text not null
+);
+comment on table audit.rewritten_table is
+    'Tracked tables whose rows a DDL command rewrites, one row a rewrite, from its beginning until table_altered is recorded: at the end of the command, else by upkeep. Mostly empty.';
+comment on column audit.rewritten_table.tracked_table_id is 'Number of the tracked table. Never null.';
+comment on column audit.rewritten_table.by_command is 'The command''s tag, such as ALTER TABLE. Never null.';
 
 create function audit.own_events()
     returns text[]

@@ -161,8 +161,8 @@ begin
 
     if known.id is null then
         perform audit.write_event('tracking_enabled', format('%I.%I', schema_name, relation_name), tracked.workspace, settings);
-    elsif to_jsonb(known) - '{compiled_digest,column_numbers,relation_oid,readable_paths}'::text[]
-          <> (select to_jsonb(t) - '{compiled_digest,column_numbers,relation_oid,readable_paths}'::text[] from audit.tracked_table t where t.id = tracked.id) then
+    elsif to_jsonb(known) - '{compiled_digest,column_numbers,column_types,relation_oid,readable_paths}'::text[]
+          <> (select to_jsonb(t) - '{compiled_digest,column_numbers,column_types,relation_oid,readable_paths}'::text[] from audit.tracked_table t where t.id = tracked.id) then
         perform audit.write_event('tracking_changed', format('%I.%I', schema_name, relation_name), tracked.workspace, settings);
     end if;
     return function_name;
@@ -189,7 +189,9 @@ begin
     select * into strict tracked from audit.tracked_table where id = tracked_id for update;
     -- First, so that the event trigger which the commands below fire finds nothing left to do.
     update audit.tracked_table t
-    set readable_paths = audit.readable_paths(tracked, relation), relation_oid = relation
+    set readable_paths = audit.readable_paths(tracked, relation),
+        relation_oid = relation,
+        column_types = audit.types_by_number(relation)
     where t.id = tracked_id
     returning t.readable_paths into paths;
     perform audit.keep_lookups(tracked_id, relation, paths);
@@ -251,6 +253,7 @@ begin
     if tracked.id is not null then
         execute format('drop function if exists audit.%I()', 'capture_' || tracked.id);
         perform audit.keep_lookups(tracked.id, relation, '{}');
+        delete from audit.rewritten_table r where r.tracked_table_id = tracked.id;
         perform audit.write_event('tracking_disabled', format('%I.%I', tracked.table_schema, tracked.table_name), tracked.workspace, null);
     end if;
 end

@@ -108,6 +108,7 @@ begin
         select expected.name, expected.consequence
         from (values
             ('audit_follow_ddl', 'after DDL capture goes on more slowly until upkeep compiles it anew'),
+            ('audit_follow_rewrite', 'DDL that rewrites the rows of a tracked table can leave no entry'),
             ('audit_follow_drop', 'a dropped table keeps its settings'),
             ('audit_follow_partitions', 'new partitions are not tracked'),
             ('audit_guard_alteration', 'the owner of the log can take its guards away'),

@@ -116,7 +116,7 @@ grant usage on type audit.reader to audit_reader;
 -- audit_dba: reads everything, partitions included (granted where they are made), save the digests of keys.
 grant usage on schema audit to audit_dba;
 grant select on audit.entry, audit.change, audit.timeline, audit.timeline_change, audit.day_partition,
-    audit.tracked_table, audit.upkeep, audit.reading, audit.schema_version, audit.floor to audit_dba;
+    audit.tracked_table, audit.rewritten_table, audit.upkeep, audit.reading, audit.schema_version, audit.floor to audit_dba;
 grant select (prefix, workspace_id, name, role, created_at, expires_at, lifetime, revoked_at) on audit.api_key to audit_dba;
 grant select (prefix, key_prefix, opened_at, ends_at) on audit.page_session to audit_dba;
 grant execute on function

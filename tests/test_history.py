@@ -168,6 +168,66 @@ def test_rows_of_two_workspaces_that_shift_in_one_statement_are_told_apart(db: C
     assert as_of(db, "3", now(db)) is None
 
 
+@pytest.fixture
+def followed(way: str, document: Connection) -> Connection:
+    """`document` where alterations are followed: what nobody told the log it cannot tell."""
+    if way == "fallback":
+        for trigger in ("audit_follow_ddl", "audit_follow_drop", "audit_follow_rewrite"):
+            document.execute(f"alter event trigger {trigger} enable always".encode())
+    return document
+
+
+def test_a_row_is_told_by_the_names_of_the_moment(followed: Connection) -> None:
+    followed.execute("insert into document values (2, 'acme', 'Costs', 2)")
+    first = now(followed)
+    followed.execute(
+        "create schema library; alter table document rename title to name; alter table document rename to report"
+    )
+    followed.execute("update report set name = 'Prices' where id = 2")
+    second = now(followed)
+    followed.execute("alter table report set schema library; alter table library.report drop column stars")
+    followed.execute("alter table library.report rename id to number")
+    followed.execute("update library.report set number = 3 where number = 2")
+    row = {"workspace_id": "acme", "name": "Prices"}
+    table = "library.report"
+    assert as_of(followed, "2", first, table) == {"id": 2, "workspace_id": "acme", "title": "Costs", "stars": 2}
+    assert as_of(followed, "2", second, table) == {"id": 2, **row, "stars": 2}
+    assert as_of(followed, "2", now(followed), table) is None
+    assert as_of(followed, "3", now(followed), table) == {"number": 3, **row}
+    assert [change[:3] for change in history(followed, "2", table)] == [
+        ("INSERT", None, "2"),
+        ("UPDATE", "2", "2"),
+        ("UPDATE", "2", "3"),
+    ]
+
+
+def test_an_added_column_is_told_as_far_as_the_log_knows_it(followed: Connection) -> None:
+    followed.execute("insert into document values (2, 'acme', 'Costs', 2)")
+    followed.execute("alter table document add a integer, add b integer default 5")
+    followed.execute("alter table document add c float default random()")
+    followed.execute("alter table document alter stars type numeric using stars + 1")
+    row = {"id": 2, "workspace_id": "acme", "title": "Costs", "a": None, "b": 5}
+    assert as_of(followed, "2", now(followed)) == row
+    between = now(followed)
+    followed.execute("alter table document rename c to d; update document set d = 1, stars = 7 where id = 2")
+    assert as_of(followed, "2", now(followed)) == {**row, "d": 1, "stars": 7}
+    assert {**as_of(followed, "2", between), "c": None} == {**row, "c": None, "stars": 3}
+
+
+def test_a_table_that_is_gone_still_has_its_history(followed: Connection) -> None:
+    followed.execute("insert into document values (2, 'acme', 'Costs', 2)")
+    first = now(followed)
+    followed.execute("drop table document; create table document (id integer primary key, workspace_id text)")
+    second = now(followed)
+    named = "select audit.row_as_of('public', 'document', '2', %s) ->> 'title'"
+    # Another table bears its name, and is not tracked.
+    assert history(followed, "2") == []
+    followed.execute("drop table document")
+    assert [followed.execute(named, [moment]).fetchone() for moment in (first, second)] == [("Costs",), ("Costs",)]
+    operations = "select operation from audit.row_history('public', 'document', '2')"
+    assert followed.execute(operations).fetchall() == [("INSERT",)]
+
+
 def test_history_is_for_those_who_may_read_the_whole_log(database: Database, document: Connection) -> None:
     document.execute("insert into document values (2, 'acme', 'Costs', 2)")
     assert [change[0] for change in history(database.connect("dba"), "2")] == ["INSERT"]

@@ -764,6 +764,7 @@ create table audit.tracked_table (
     enabled_at timestamptz not null default clock_timestamp(),
     relation_oid oid not null,
     column_numbers jsonb not null default '{}',
+    column_types jsonb not null default '{}',
     compiled_digest text,
     readable_paths text[] not null default '{}',
     constraint tracked_table_has_a_number primary key (id),
@@ -802,8 +803,19 @@ comment on column audit.tracked_table.missing_actor is 'system: a write without 
 comment on column audit.tracked_table.enabled_at is 'When tracking was turned on first. Never null.';
 comment on column audit.tracked_table.relation_oid is 'OID of the table when it was last compiled; another one after a restore. Never null.';
 comment on column audit.tracked_table.column_numbers is 'Column names and their numbers when last compiled: shows a rename. Never null.';
+comment on column audit.tracked_table.column_types is 'Column numbers and the OIDs and modifiers of their types when last compiled: shows what was retyped. Never null.';
 comment on column audit.tracked_table.readable_paths is 'The lookups (fk_column.column) that could be read when last compiled. Never null.';
 comment on column audit.tracked_table.compiled_digest is 'MD5 of the compiled function''s text. Null: not compiled.';
+
+-- A note that only grows: to mark the settings' own row would wait for whoever compiles them, with the table locked.
+create table audit.rewritten_table (
+    tracked_table_id bigint not null,
+    by_command text not null
+);
+comment on table audit.rewritten_table is
+    'Tracked tables whose rows a DDL command rewrites, one row a rewrite, from its beginning until table_altered is recorded: at the end of the command, else by upkeep. Mostly empty.';
+comment on column audit.rewritten_table.tracked_table_id is 'Number of the tracked table. Never null.';
+comment on column audit.rewritten_table.by_command is 'The command''s tag, such as ALTER TABLE. Never null.';
 
 create function audit.own_events()
     returns text[]
@@ -2449,8 +2461,8 @@ begin
 
     if known.id is null then
         perform audit.write_event('tracking_enabled', format('%I.%I', schema_name, relation_name), tracked.workspace, settings);
-    elsif to_jsonb(known) - '{compiled_digest,column_numbers,relation_oid,readable_paths}'::text[]
-          <> (select to_jsonb(t) - '{compiled_digest,column_numbers,relation_oid,readable_paths}'::text[] from audit.tracked_table t where t.id = tracked.id) then
+    elsif to_jsonb(known) - '{compiled_digest,column_numbers,column_types,relation_oid,readable_paths}'::text[]
+          <> (select to_jsonb(t) - '{compiled_digest,column_numbers,column_types,relation_oid,readable_paths}'::text[] from audit.tracked_table t where t.id = tracked.id) then
         perform audit.write_event('tracking_changed', format('%I.%I', schema_name, relation_name), tracked.workspace, settings);
     end if;
     return function_name;
@@ -2477,7 +2489,9 @@ begin
     select * into strict tracked from audit.tracked_table where id = tracked_id for update;
     -- First, so that the event trigger which the commands below fire finds nothing left to do.
     update audit.tracked_table t
-    set readable_paths = audit.readable_paths(tracked, relation), relation_oid = relation
+    set readable_paths = audit.readable_paths(tracked, relation),
+        relation_oid = relation,
+        column_types = audit.types_by_number(relation)
     where t.id = tracked_id
     returning t.readable_paths into paths;
     perform audit.keep_lookups(tracked_id, relation, paths);
@@ -2539,6 +2553,7 @@ begin
     if tracked.id is not null then
         execute format('drop function if exists audit.%I()', 'capture_' || tracked.id);
         perform audit.keep_lookups(tracked.id, relation, '{}');
+        delete from audit.rewritten_table r where r.tracked_table_id = tracked.id;
         perform audit.write_event('tracking_disabled', format('%I.%I', tracked.table_schema, tracked.table_name), tracked.workspace, null);
     end if;
 end
@@ -2799,6 +2814,92 @@ $function$;
 comment on function audit.tracked_relation(audit.tracked_table) is
     'The table that carries the capture triggers of these settings. Null: none does.';
 
+create function audit.types_by_number(relation oid)
+    returns jsonb
+    language sql
+    stable
+begin atomic
+    select coalesce(jsonb_object_agg(a.attnum, jsonb_build_array(a.atttypid::bigint, a.atttypmod)), '{}')
+    from pg_catalog.pg_attribute a
+    where a.attrelid = relation and a.attnum > 0 and not a.attisdropped;
+end;
+comment on function audit.types_by_number(oid) is 'The types of a table''s columns by their numbers, each as OID and modifier: names would tell a renamed type as another one.';
+
+create function audit.retyped_columns(tracked audit.tracked_table, relation oid)
+    returns jsonb
+    language sql
+    stable
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    select jsonb_object_agg(a.attname, jsonb_build_object(
+        'from', format_type((before.value ->> 0)::bigint::oid, (before.value ->> 1)::integer),
+        'to', format_type(a.atttypid, a.atttypmod)))
+    from jsonb_each(tracked.column_types) before
+    join pg_catalog.pg_attribute a on a.attrelid = relation and a.attnum = before.key::smallint and not a.attisdropped
+    -- After a restore types of the application have other OIDs.
+    where relation = tracked.relation_oid and before.value <> jsonb_build_array(a.atttypid::bigint, a.atttypmod);
+end;
+comment on function audit.retyped_columns(audit.tracked_table, oid) is
+    'Columns whose types are not what they were when the settings were last compiled, from and to. Null: none.';
+
+create function audit.filled_columns(tracked audit.tracked_table, relation oid, added jsonb)
+    returns jsonb
+    language plpgsql
+    stable
+    set search_path = pg_catalog, pg_temp
+    -- As in a capture function: how a value is written must not depend on who alters the table.
+    set timezone = 'UTC'
+    set datestyle = 'ISO, YMD'
+    set intervalstyle = 'postgres'
+    set extra_float_digits = '1'
+    set bytea_output = 'hex'
+as $function$
+declare
+    filled jsonb;
+    known record;
+    value jsonb;
+begin
+    for known in
+        -- A partitioned table holds no rows: its partitions know the value. The type's output function makes the text.
+        select distinct on (a.attname) a.attname as name, audit.base_type(a.atttypid) as type_oid, array_to_string(a.attmissingval, '') as written
+        from audit.partitions_of(relation) p(oid)
+        join pg_attribute a on a.attrelid = p.oid
+        where a.atthasmissing and not a.attisdropped and added ? a.attname::text
+          and a.attname <> all(tracked.excluded_columns || tracked.redacted_columns)
+        order by a.attname
+    loop
+        -- Reading a text as a type of the application could run checks and casts of its owner.
+        execute format('select %s from (select $1::%s as value) audit_v',
+                       audit.value_sql('audit_v.value', case when audit.is_core_type(known.type_oid) then known.type_oid else 'text'::regtype end,
+                                       tracked.max_value_bytes),
+                       case when audit.is_core_type(known.type_oid) then known.type_oid else 'text'::regtype end::regtype)
+        into value using known.written;
+        filled := coalesce(filled, '{}') || jsonb_build_object(known.name, value);
+    end loop;
+    return filled;
+end
+$function$;
+comment on function audit.filled_columns(audit.tracked_table, oid, jsonb) is
+    'The constants that existing rows show in columns which were added with a default, as capture writes values. Excluded and redacted columns are left out. Null: none.';
+
+create function audit.rewritten_columns(relation oid, retyped jsonb, added jsonb, filled jsonb, rewritten_since xid)
+    returns jsonb
+    language sql
+    stable
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    select jsonb_agg(a.attname order by a.attname)
+    from pg_catalog.pg_attribute a
+    where a.attrelid = relation and a.attnum > 0 and not a.attisdropped and not coalesce(filled ? a.attname::text, false)
+      and case
+          when added ? a.attname::text then a.atthasdef or a.attidentity <> ''
+          -- Which columns a command rewrote no trigger is told: those that its transaction altered are more, never fewer.
+          else coalesce(retyped ? a.attname::text or age(a.xmin) <= age(rewritten_since), false)
+      end;
+end;
+comment on function audit.rewritten_columns(oid, jsonb, jsonb, jsonb, xid) is
+    'Columns whose values in existing rows may be others since a DDL command, or came with it, without the log knowing them. Null: none.';
+
 create function audit.follow_table(tracked_id bigint, command text)
     returns boolean
     language plpgsql
@@ -2811,6 +2912,12 @@ declare
     relation oid;
     renamed jsonb;
     shape_before jsonb;
+    retyped jsonb;
+    added jsonb;
+    filled jsonb;
+    rewritten_by text;
+    rewritten_since xid;
+    former_name text;
     is_changed boolean;
     is_renamed boolean;
 begin
@@ -2822,6 +2929,8 @@ begin
         return false;
     end if;
     shape_before := tracked.column_numbers;
+    former_name := format('%I.%I', tracked.table_schema, tracked.table_name);
+    retyped := audit.retyped_columns(tracked, relation);
     select coalesce(jsonb_object_agg(n.key, a.attname), '{}') into renamed
     from jsonb_each_text(tracked.column_numbers) n
     join pg_attribute a on a.attrelid = relation and a.attnum = n.value::smallint and not a.attisdropped
@@ -2850,22 +2959,37 @@ begin
 
     is_changed := audit.compile_tracking(tracked_id, relation);
     perform audit.let_owner_attach(tracked_id, relation);
-    if is_changed or is_renamed then
+    with noted as (
+        delete from audit.rewritten_table r where r.tracked_table_id = tracked_id returning r.by_command, r.xmin)
+    select min(noted.by_command),
+           -- In a later transaction nothing tells which columns it was.
+           case when bool_and(age(noted.xmin) <= age(pg_current_xact_id()::xid)) then pg_current_xact_id()::xid else '2'::xid end
+    into rewritten_by, rewritten_since from noted;
+    if is_renamed or retyped is not null or rewritten_by is not null or is_changed then
         select * into tracked from audit.tracked_table where id = tracked_id;
-        if is_renamed or shape_before <> tracked.column_numbers or command = 'ALTER TABLE' then
+        if is_renamed or retyped is not null or rewritten_by is not null
+           or shape_before <> tracked.column_numbers or command = 'ALTER TABLE' then
+            select coalesce(jsonb_agg(k order by k), '[]') into added
+            from jsonb_object_keys(tracked.column_numbers) k
+            where shape_before -> k is distinct from tracked.column_numbers -> k and k not in (select r.value from jsonb_each_text(renamed) r);
+            filled := audit.filled_columns(tracked, relation, added);
             perform audit.write_event('table_altered', format('%I.%I', tracked.table_schema, tracked.table_name), tracked.workspace,
-                jsonb_build_object('command', command, 'renamed_columns', renamed,
-                    'added_columns', (select coalesce(jsonb_agg(k order by k), '[]') from jsonb_object_keys(tracked.column_numbers) k
-                                      where not shape_before ? k and k not in (select jsonb_each_text.value from jsonb_each_text(renamed))),
+                jsonb_build_object('command', coalesce(rewritten_by, command), 'renamed_columns', renamed, 'added_columns', added,
                     'dropped_columns', (select coalesce(jsonb_agg(k order by k), '[]') from jsonb_object_keys(shape_before) k
-                                        where not tracked.column_numbers ? k and not renamed ? k)));
+                                        where shape_before -> k is distinct from tracked.column_numbers -> k and not renamed ? k))
+                || jsonb_strip_nulls(jsonb_build_object(
+                    'former_name', case when is_renamed then former_name end,
+                    'retyped_columns', retyped,
+                    'filled_columns', filled,
+                    'rewritten_columns', audit.rewritten_columns(relation, retyped, added, filled, case when rewritten_by is not null then rewritten_since end),
+                    'rewritten', case when rewritten_by is not null then true end)));
         end if;
     end if;
     return is_changed;
 end
 $function$;
 comment on function audit.follow_table(bigint, text) is
-    'Brings settings and capture function of one tracked table up to its table as it is now. A real change is recorded as table_altered by the given command. Returns whether the function changed.';
+    'Brings settings and capture function of one tracked table up to its table as it is now. A real change, and a rewrite of its rows, is recorded as table_altered by the given command. Returns whether the function changed.';
 
 create function audit.follow_tables(touched oid[], command text)
     returns void
@@ -2882,9 +3006,14 @@ begin
         left join pg_class c on c.oid = t.relation_oid
         left join pg_namespace n on n.oid = c.relnamespace
         where t.relation_oid = any(touched)
-           -- A rename in a parent, or in the type of a typed table, renames the columns of those that inherit it.
-           or exists (select from pg_inherits h where h.inhrelid = t.relation_oid and h.inhparent = any(touched))
+           -- A rename in a parent, however far, or in the type of a typed table, renames the columns of those that inherit it.
+           or exists (with recursive parent(oid) as (
+                          select h.inhparent from pg_inherits h where h.inhrelid = t.relation_oid
+                          union
+                          select h.inhparent from parent join pg_inherits h on h.inhrelid = parent.oid)
+                      select from parent where parent.oid = any(touched))
            or (command = 'ALTER TYPE' and c.reloftype <> 0)
+           or exists (select from audit.rewritten_table r where r.tracked_table_id = t.id)
            or (n.nspname, c.relname) is distinct from (t.table_schema::name, t.table_name::name)
            or (concat(t.workspace_column, t.resource_name_column, t.subject_column) like '%.%'
                -- A schema, extension or operator that moved stands in the compiled text; what else made a lookup readable or
@@ -2902,6 +3031,9 @@ begin
                 using hint = 'Writes go on. "select * from audit.check()" shows what to do.';
         end;
     end loop;
+exception when others then
+    raise warning 'pg_daybook could not follow %: %', command, sqlerrm
+        using hint = 'Writes go on. "select * from audit.check()" shows what to do.';
 end
 $function$;
 comment on function audit.follow_tables(oid[], text) is
@@ -2923,6 +3055,27 @@ begin
 end
 $function$;
 comment on function audit.follow_ddl() is 'Event trigger: compiles capture functions anew when their tables, or those they look things up in, change.';
+
+create function audit.follow_rewrite()
+    returns event_trigger
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    root constant oid := coalesce(pg_partition_root(pg_event_trigger_table_rewrite_oid()), pg_event_trigger_table_rewrite_oid());
+begin
+    insert into audit.rewritten_table (tracked_table_id, by_command)
+    select t.id, tg_tag
+    from audit.tracked_table t
+    where exists (select from pg_trigger g join pg_proc p on p.oid = g.tgfoid
+                  where g.tgrelid = root and p.pronamespace = 'audit'::regnamespace and p.proname = 'capture_' || t.id);
+exception when others then
+    raise warning 'pg_daybook could not record that % rewrites %: %', tg_tag, root::regclass, sqlerrm;
+end
+$function$;
+comment on function audit.follow_rewrite() is
+    'Event trigger: notes that a DDL command rewrites the rows of a tracked table, which no trigger of the table sees.';
 
 create function audit.follow_drop()
     returns event_trigger
@@ -2949,6 +3102,7 @@ begin
             delete from audit.tracked_table where id = tracked.id;
             execute format('drop function if exists audit.%I()', 'capture_' || tracked.id);
             perform audit.keep_lookups(tracked.id, null, '{}');
+            delete from audit.rewritten_table r where r.tracked_table_id = tracked.id;
             perform audit.write_event('table_dropped', format('%I.%I', tracked.table_schema, tracked.table_name), tracked.workspace,
                                       jsonb_build_object('command', tg_tag));
         exception when others then
@@ -3027,15 +3181,19 @@ begin
         when tag in ('ALTER TABLE', 'ALTER SCHEMA', 'ALTER TYPE', 'GRANT', 'REVOKE', 'CREATE INDEX',
                      'CREATE STATISTICS', 'ALTER EXTENSION', 'ALTER OPERATOR')
         execute function audit.follow_ddl();
+    create event trigger audit_follow_rewrite on table_rewrite
+        execute function audit.follow_rewrite();
     create event trigger audit_follow_drop on sql_drop
         execute function audit.follow_drop();
     create event trigger audit_follow_partitions on ddl_command_end
         when tag in ('ALTER TABLE', 'CREATE TABLE', 'CREATE SCHEMA')
         execute function audit.follow_partitions();
     alter event trigger audit_follow_ddl enable always;
+    alter event trigger audit_follow_rewrite enable always;
     alter event trigger audit_follow_drop enable always;
     alter event trigger audit_follow_partitions enable always;
     comment on event trigger audit_follow_ddl is 'Keeps the capture functions up to their tables.';
+    comment on event trigger audit_follow_rewrite is 'Records that DDL rewrites the rows of a tracked table.';
     comment on event trigger audit_follow_drop is 'Ends the tracking of dropped tables.';
     comment on event trigger audit_follow_partitions is 'Keeps the triggers on the partitions of tracked tables.';
 end
@@ -3975,6 +4133,7 @@ begin
         select expected.name, expected.consequence
         from (values
             ('audit_follow_ddl', 'after DDL capture goes on more slowly until upkeep compiles it anew'),
+            ('audit_follow_rewrite', 'DDL that rewrites the rows of a tracked table can leave no entry'),
             ('audit_follow_drop', 'a dropped table keeps its settings'),
             ('audit_follow_partitions', 'new partitions are not tracked'),
             ('audit_guard_alteration', 'the owner of the log can take its guards away'),
@@ -4480,7 +4639,7 @@ grant usage on type audit.reader to audit_reader;
 -- audit_dba: reads everything, partitions included (granted where they are made), save the digests of keys.
 grant usage on schema audit to audit_dba;
 grant select on audit.entry, audit.change, audit.timeline, audit.timeline_change, audit.day_partition,
-    audit.tracked_table, audit.upkeep, audit.reading, audit.schema_version, audit.floor to audit_dba;
+    audit.tracked_table, audit.rewritten_table, audit.upkeep, audit.reading, audit.schema_version, audit.floor to audit_dba;
 grant select (prefix, workspace_id, name, role, created_at, expires_at, lifetime, revoked_at) on audit.api_key to audit_dba;
 grant select (prefix, key_prefix, opened_at, ends_at) on audit.page_session to audit_dba;
 grant execute on function
