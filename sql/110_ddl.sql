@@ -120,7 +120,7 @@ $function$;
 comment on function audit.filled_columns(audit.tracked_table, oid, jsonb) is
     'The constants that existing rows show in columns which were added with a default, as capture writes values. Excluded and redacted columns are left out. Null: none.';
 
-create function audit.rewritten_columns(relation oid, retyped jsonb, added jsonb, filled jsonb, rewritten_since xid)
+create function audit.rewritten_columns(relation oid, retyped jsonb, added jsonb, filled jsonb, rewritten_since xid, is_by_type boolean)
     returns jsonb
     language sql
     stable
@@ -132,10 +132,11 @@ begin atomic
       and case
           when added ? a.attname::text then a.atthasdef or a.attidentity <> ''
           -- Which columns a command rewrote no trigger is told: those that its transaction altered are more, never fewer.
-          else coalesce(retyped ? a.attname::text or age(a.xmin) <= age(rewritten_since), false)
+          else coalesce(retyped ? a.attname::text, false)
+              or coalesce((is_by_type or a.attgenerated <> '') and age(a.xmin) <= age(rewritten_since), false)
       end;
 end;
-comment on function audit.rewritten_columns(oid, jsonb, jsonb, jsonb, xid) is
+comment on function audit.rewritten_columns(oid, jsonb, jsonb, jsonb, xid, boolean) is
     'Columns whose values in existing rows may be others since a DDL command, or came with it, without the log knowing them. Null: none.';
 
 create function audit.follow_table(tracked_id bigint, command text)
@@ -155,6 +156,7 @@ declare
     filled jsonb;
     rewritten_by text;
     rewritten_since xid;
+    is_by_type boolean;
     former_name text;
     is_changed boolean;
     is_renamed boolean;
@@ -198,11 +200,11 @@ begin
     is_changed := audit.compile_tracking(tracked_id, relation);
     perform audit.let_owner_attach(tracked_id, relation);
     with noted as (
-        delete from audit.rewritten_table r where r.tracked_table_id = tracked_id returning r.by_command, r.xmin)
-    select min(noted.by_command),
+        delete from audit.rewritten_table r where r.tracked_table_id = tracked_id returning r.by_command, r.is_by_type, r.xmin)
+    select min(noted.by_command), bool_or(noted.is_by_type),
            -- In a later transaction nothing tells which columns it was.
            case when bool_and(age(noted.xmin) <= age(pg_current_xact_id()::xid)) then pg_current_xact_id()::xid else '2'::xid end
-    into rewritten_by, rewritten_since from noted;
+    into rewritten_by, is_by_type, rewritten_since from noted;
     if is_renamed or retyped is not null or rewritten_by is not null or is_changed then
         select * into tracked from audit.tracked_table where id = tracked_id;
         if is_renamed or retyped is not null or rewritten_by is not null
@@ -219,7 +221,7 @@ begin
                     'former_name', case when is_renamed then former_name end,
                     'retyped_columns', retyped,
                     'filled_columns', filled,
-                    'rewritten_columns', audit.rewritten_columns(relation, retyped, added, filled, case when rewritten_by is not null then rewritten_since end),
+                    'rewritten_columns', audit.rewritten_columns(relation, retyped, added, filled, case when rewritten_by is not null then rewritten_since end, is_by_type),
                     'rewritten', case when rewritten_by is not null then true end)));
         end if;
     end if;
@@ -303,8 +305,9 @@ as $function$
 declare
     root constant oid := coalesce(pg_partition_root(pg_event_trigger_table_rewrite_oid()), pg_event_trigger_table_rewrite_oid());
 begin
-    insert into audit.rewritten_table (tracked_table_id, by_command)
-    select t.id, tg_tag
+    -- 4: the server's own number for columns of another type or expression.
+    insert into audit.rewritten_table (tracked_table_id, by_command, is_by_type)
+    select t.id, tg_tag, pg_event_trigger_table_rewrite_reason() & 4 <> 0
     from audit.tracked_table t
     where exists (select from pg_trigger g join pg_proc p on p.oid = g.tgfoid
                   where g.tgrelid = root and p.pronamespace = 'audit'::regnamespace and p.proname = 'capture_' || t.id);
