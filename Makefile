@@ -13,7 +13,7 @@ PYTEST := $(PYTHON) -m pytest -n $(WORKERS) --dist loadgroup
 .DEFAULT_GOAL := help
 .SUFFIXES:
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-all lint format check freeze extension bench bench-rights wheel requirements clean
+.PHONY: help venv demo test test-all lint format check soak freeze extension bench bench-rights wheel requirements clean
 
 help: ## list the targets
 	@echo "make TARGET, where TARGET is one of"
@@ -41,6 +41,9 @@ format: $(VENV)/.dev ## format the Python code
 	@$(PYTHON) -m ruff format $(CODE)
 
 check: lint test ## lint and test
+
+soak: $(VENV)/.dev ## run the replay test with fresh seeds for an hour (ARGS="--minutes 5")
+	@$(PYTHON) -m tests.soak $(ARGS)
 
 freeze: $(VENV)/.dev ## copy sql/ into the migration that is not released yet
 	@$(PYTHON) migrations/freeze.py $(ARGS)

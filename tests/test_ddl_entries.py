@@ -78,16 +78,18 @@ def altered(**details: Any) -> dict[str, Any]:
             (
                 "alter table document add a timestamptz default '2020-01-01 12:00+02', add b integer[] default '{1,2}',"
                 " add c box default '((1,1),(0,0))', add d text default '{\"a, b\"}', add e bytea default 'x',"
-                " add f text"
+                " add f text, add g char(3) default 'ab', add h bit(3) default b'101'"
             ),
             altered(
-                added_columns=["a", "b", "c", "d", "e", "f"],
+                added_columns=["a", "b", "c", "d", "e", "f", "g", "h"],
                 filled_columns={
                     "a": "2020-01-01T10:00:00+00:00",
                     "b": [1, 2],
                     "c": "(1,1),(0,0)",
                     "d": '{"a, b"}',
                     "e": "\\x78",
+                    "g": "ab ",
+                    "h": "101",
                 },
             ),
         ),

@@ -2874,7 +2874,8 @@ begin
         execute format('select %s from (select $1::%s as value) audit_v',
                        audit.value_sql('audit_v.value', case when audit.is_core_type(known.type_oid) then known.type_oid else 'text'::regtype end,
                                        tracked.max_value_bytes),
-                       case when audit.is_core_type(known.type_oid) then known.type_oid else 'text'::regtype end::regtype)
+                       -- With a modifier of -1: plain character and bit would be of length 1.
+                       format_type(case when audit.is_core_type(known.type_oid) then known.type_oid else 'text'::regtype end, -1))
         into value using known.written;
         filled := coalesce(filled, '{}') || jsonb_build_object(known.name, value);
     end loop;
