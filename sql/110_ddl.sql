@@ -66,6 +66,7 @@ declare
     shape_before jsonb;
     is_changed boolean;
     is_renamed boolean;
+    is_restored boolean;
 begin
     -- Never a wait: another transaction that holds the row may wait for the very table that is being altered here. What is left
     -- out now shows in the fingerprint at the next write, and upkeep compiles it.
@@ -75,10 +76,19 @@ begin
         return false;
     end if;
     shape_before := tracked.column_numbers;
+    -- The number of a dropped column is never given again: where one is in use this is another table, which a restore gave the
+    -- same number, and its columns' numbers tell nothing of renames.
+    if exists (select from pg_attribute a
+               where a.attrelid = relation and a.attnum > 0 and not a.attisdropped
+                 and a.attnum not in (select n.value::smallint from jsonb_each_text(shape_before) n)
+                 and a.attnum < (select max(n.value::smallint) from jsonb_each_text(shape_before) n)) then
+        tracked.relation_oid := 0;
+    end if;
+    is_restored := relation <> tracked.relation_oid;
     select coalesce(jsonb_object_agg(n.key, a.attname), '{}') into renamed
     from jsonb_each_text(tracked.column_numbers) n
     join pg_attribute a on a.attrelid = relation and a.attnum = n.value::smallint and not a.attisdropped
-    where a.attname <> n.key and relation = tracked.relation_oid;
+    where a.attname <> n.key and not is_restored;
 
     update audit.tracked_table t
     set table_schema = n.nspname,
@@ -91,7 +101,7 @@ begin
         soft_delete_column = audit.rename_path(t.soft_delete_column, renamed),
         -- A name whose column was dropped stays: should it come back, it is still excluded.
         excluded_columns = coalesce(audit.rename_columns(t.excluded_columns, renamed), '{}')
-            || case when relation = tracked.relation_oid then '{}' else audit.unfollowed_columns(tracked, relation) end,
+            || case when is_restored then audit.unfollowed_columns(tracked, relation) else '{}' end,
         redacted_columns = coalesce(audit.rename_columns(t.redacted_columns, renamed), '{}'),
         column_events = (
             select jsonb_object_agg(e.key, to_jsonb(audit.rename_columns(array(select jsonb_array_elements_text(e.value)), renamed)))
@@ -105,7 +115,11 @@ begin
     perform audit.let_owner_attach(tracked_id, relation);
     if is_changed or is_renamed then
         select * into tracked from audit.tracked_table where id = tracked_id;
-        if is_renamed or shape_before <> tracked.column_numbers or command = 'ALTER TABLE' then
+        -- A restore gives a table another number and closes the gaps of dropped columns; what it compiles anew was not altered.
+        if is_renamed
+           or (is_restored and array(select jsonb_object_keys(shape_before) order by 1)
+                               <> array(select jsonb_object_keys(tracked.column_numbers) order by 1))
+           or (not is_restored and (shape_before <> tracked.column_numbers or command = 'ALTER TABLE')) then
             perform audit.write_event('table_altered', format('%I.%I', tracked.table_schema, tracked.table_name), tracked.workspace,
                 jsonb_build_object('command', command, 'renamed_columns', renamed,
                     'added_columns', (select coalesce(jsonb_agg(k order by k), '[]') from jsonb_object_keys(tracked.column_numbers) k
@@ -128,6 +142,8 @@ create function audit.follow_tables(touched oid[], command text)
 as $function$
 declare
     tracked_id bigint;
+    -- As pg_restore and psql with a dump set it, and hardly anybody else.
+    is_restoring constant boolean := not current_setting('check_function_bodies')::boolean;
 begin
     for tracked_id in
         select t.id
@@ -148,6 +164,10 @@ begin
                                where f.conrelid = t.relation_oid and f.contype = 'f' and f.confrelid = any(touched))))
         order by t.id
     loop
+        -- Where the log is an extension this runs while its tables are restored: what a lookup reads is not there yet. A table
+        -- that came in a restore is compiled anew by upkeep, or by the first command of another session.
+        continue when is_restoring and exists (
+            select from audit.tracked_table t where t.id = tracked_id and audit.tracked_relation(t) is distinct from t.relation_oid);
         begin
             perform audit.follow_table(tracked_id, command);
         exception when others then

@@ -134,10 +134,12 @@ def tracked(db: Connection) -> Connection:
         (
             "no foreign key, unique constraint or index that is not needed slows an entry's insertion",
             (
-                "select indexrelid::regclass::text from pg_index where indrelid in"
-                " ('audit.entry'::regclass, 'audit.change'::regclass)"
-                " and indexrelid::regclass::text not in ('audit.entry_by_workspace', 'audit.entry_by_resource',"
-                " 'audit.change_by_entry', 'audit.change_by_resource')"
+                "select indrelid::regclass::text, pg_get_indexdef(indexrelid) from pg_index i"
+                " join pg_class c on c.oid = i.indrelid where c.relnamespace = 'audit'::regnamespace"
+                " and c.relname ~ '^(entry|change)(_|$)' and not (c.relispartition"
+                " and pg_get_indexdef(indexrelid) ~ ' USING (btree [(]workspace_id, created_at, id[)]"
+                "|btree [(]resource_id, created_at[)] WHERE [(]resource_id IS NOT NULL[)]|brin [(]entry_id[)] WITH"
+                "|brin [(]resource_id text_bloom_ops[)] WITH)')"
             ),
         ),
     ],

@@ -96,6 +96,23 @@ create table audit.upkeep (
 );
 insert into audit.upkeep default values;
 
+create function audit.replace_upkeep()
+    returns trigger
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+begin
+    delete from audit.upkeep;
+    return new;
+end
+$function$;
+comment on function audit.replace_upkeep() is
+    'Trigger on audit.upkeep: a new row takes the place of the one that is there, so that the row of a dump comes into a log that was installed before.';
+create trigger row_is_replaced
+    before insert on audit.upkeep
+    for each row execute function audit.replace_upkeep();
+
 comment on table audit.upkeep is
     'Settings and state of the log''s upkeep, one row. retention_days and days_ahead are changed here, as audit_owner; the rest is written by audit.maintain().';
 comment on column audit.upkeep.only_row is 'Always true: keeps the table at one row.';
@@ -141,9 +158,6 @@ create table audit.entry (
     constraint row_count_is_not_negative check (row_count >= 0)
 ) partition by range (created_at);
 
-create index entry_by_workspace on audit.entry (workspace_id, created_at, id);
-create index entry_by_resource on audit.entry (resource_id, created_at) where resource_id is not null;
-
 comment on table audit.entry is
     'The log. One statement on one tracked table gives one entry for each (workspace, event, operation) in which it really changed rows. Partitioned by UTC day on created_at; rows are only ever inserted.';
 comment on column audit.entry.id is
@@ -188,10 +202,6 @@ create table audit.change (
     before jsonb,
     after jsonb
 ) partition by range (created_at);
-
--- Time-ordered ids lie together on disk, so block ranges find an entry's rows at a fraction of a btree's cost to writers.
-create index change_by_entry on audit.change using brin (entry_id) with (pages_per_range = 16);
-create index change_by_resource on audit.change using brin (resource_id text_bloom_ops) with (pages_per_range = 16);
 
 comment on table audit.change is
     'The changed rows of entries that hold several. Partitioned by UTC day like audit.entry; rows are only ever inserted.';
@@ -311,10 +321,25 @@ create function audit.create_partition(log_table text, partition_name text)
     security invoker
     set search_path = pg_catalog, pg_temp
 as $function$
+declare
+    index text;
 begin
     -- LIKE and a later ATTACH lock the parent far less than PARTITION OF would.
     execute format('create table audit.%I (like audit.%I including defaults including constraints including storage)',
                    partition_name, log_table);
+    -- Each day has indexes of its own. Were they parts of indexes of the log, ATTACH would make them, and where the log is an
+    -- extension a restore attaches the days before it makes their indexes.
+    foreach index in array case log_table
+        when 'entry' then array[
+            '(workspace_id, created_at, id)',
+            '(resource_id, created_at) where resource_id is not null']
+        -- Time-ordered ids lie together on disk, so block ranges find an entry's rows at a fraction of a btree's cost to writers.
+        else array[
+            'using brin (entry_id) with (pages_per_range = 16)',
+            'using brin (resource_id text_bloom_ops) with (pages_per_range = 16)'] end
+    loop
+        execute format('create index on audit.%I ', partition_name) || index;
+    end loop;
     -- Neither grants, comments nor TRUNCATE triggers come with LIKE or ATTACH.
     execute format('create trigger %I before truncate on audit.%I for each statement execute function audit.refuse_alteration()',
                    log_table || '_is_never_truncated', partition_name);
@@ -326,7 +351,7 @@ begin
 end
 $function$;
 comment on function audit.create_partition(text, text) is
-    'Makes a table in the form of entry or change, not yet attached, with the guards and grants of a partition.';
+    'Makes a table in the form of entry or change, not yet attached, with the indexes, guards and grants of a partition.';
 
 create function audit.create_day(day date)
     returns void
@@ -2341,9 +2366,14 @@ declare
 begin
     -- Two compilations of one table at once would end in "tuple concurrently updated".
     select * into strict tracked from audit.tracked_table where id = tracked_id for update;
-    -- First, so that the event trigger which the commands below fire finds nothing left to do.
+    -- First, so that the event trigger which the commands below fire finds nothing left to do, and so that the numbers of a
+    -- restored table's columns are not taken for those of the table it was.
     update audit.tracked_table t
-    set readable_paths = audit.readable_paths(tracked, relation), relation_oid = relation
+    set readable_paths = audit.readable_paths(tracked, relation),
+        relation_oid = relation,
+        column_numbers = coalesce((select jsonb_object_agg(a.attname, a.attnum)
+                          from pg_attribute a
+                          where a.attrelid = relation and a.attnum > 0 and not a.attisdropped), '{}')
     where t.id = tracked_id
     returning t.readable_paths into paths;
     perform audit.keep_lookups(tracked_id, relation, paths);
@@ -2352,10 +2382,7 @@ begin
         return false;
     end if;
     update audit.tracked_table t
-    set compiled_digest = md5(body),
-        column_numbers = coalesce((select jsonb_object_agg(a.attname, a.attnum)
-                          from pg_attribute a
-                          where a.attrelid = relation and a.attnum > 0 and not a.attisdropped), '{}')
+    set compiled_digest = md5(body)
     where t.id = tracked_id;
     -- The settings stand for the caller's: how a value is written must not depend on who writes it.
     execute format($sql$
@@ -2679,6 +2706,7 @@ declare
     shape_before jsonb;
     is_changed boolean;
     is_renamed boolean;
+    is_restored boolean;
 begin
     -- Never a wait: another transaction that holds the row may wait for the very table that is being altered here. What is left
     -- out now shows in the fingerprint at the next write, and upkeep compiles it.
@@ -2688,10 +2716,19 @@ begin
         return false;
     end if;
     shape_before := tracked.column_numbers;
+    -- The number of a dropped column is never given again: where one is in use this is another table, which a restore gave the
+    -- same number, and its columns' numbers tell nothing of renames.
+    if exists (select from pg_attribute a
+               where a.attrelid = relation and a.attnum > 0 and not a.attisdropped
+                 and a.attnum not in (select n.value::smallint from jsonb_each_text(shape_before) n)
+                 and a.attnum < (select max(n.value::smallint) from jsonb_each_text(shape_before) n)) then
+        tracked.relation_oid := 0;
+    end if;
+    is_restored := relation <> tracked.relation_oid;
     select coalesce(jsonb_object_agg(n.key, a.attname), '{}') into renamed
     from jsonb_each_text(tracked.column_numbers) n
     join pg_attribute a on a.attrelid = relation and a.attnum = n.value::smallint and not a.attisdropped
-    where a.attname <> n.key and relation = tracked.relation_oid;
+    where a.attname <> n.key and not is_restored;
 
     update audit.tracked_table t
     set table_schema = n.nspname,
@@ -2704,7 +2741,7 @@ begin
         soft_delete_column = audit.rename_path(t.soft_delete_column, renamed),
         -- A name whose column was dropped stays: should it come back, it is still excluded.
         excluded_columns = coalesce(audit.rename_columns(t.excluded_columns, renamed), '{}')
-            || case when relation = tracked.relation_oid then '{}' else audit.unfollowed_columns(tracked, relation) end,
+            || case when is_restored then audit.unfollowed_columns(tracked, relation) else '{}' end,
         redacted_columns = coalesce(audit.rename_columns(t.redacted_columns, renamed), '{}'),
         column_events = (
             select jsonb_object_agg(e.key, to_jsonb(audit.rename_columns(array(select jsonb_array_elements_text(e.value)), renamed)))
@@ -2718,7 +2755,11 @@ begin
     perform audit.let_owner_attach(tracked_id, relation);
     if is_changed or is_renamed then
         select * into tracked from audit.tracked_table where id = tracked_id;
-        if is_renamed or shape_before <> tracked.column_numbers or command = 'ALTER TABLE' then
+        -- A restore gives a table another number and closes the gaps of dropped columns; what it compiles anew was not altered.
+        if is_renamed
+           or (is_restored and array(select jsonb_object_keys(shape_before) order by 1)
+                               <> array(select jsonb_object_keys(tracked.column_numbers) order by 1))
+           or (not is_restored and (shape_before <> tracked.column_numbers or command = 'ALTER TABLE')) then
             perform audit.write_event('table_altered', format('%I.%I', tracked.table_schema, tracked.table_name), tracked.workspace,
                 jsonb_build_object('command', command, 'renamed_columns', renamed,
                     'added_columns', (select coalesce(jsonb_agg(k order by k), '[]') from jsonb_object_keys(tracked.column_numbers) k
@@ -2741,6 +2782,8 @@ create function audit.follow_tables(touched oid[], command text)
 as $function$
 declare
     tracked_id bigint;
+    -- As pg_restore and psql with a dump set it, and hardly anybody else.
+    is_restoring constant boolean := not current_setting('check_function_bodies')::boolean;
 begin
     for tracked_id in
         select t.id
@@ -2761,6 +2804,10 @@ begin
                                where f.conrelid = t.relation_oid and f.contype = 'f' and f.confrelid = any(touched))))
         order by t.id
     loop
+        -- Where the log is an extension this runs while its tables are restored: what a lookup reads is not there yet. A table
+        -- that came in a restore is compiled anew by upkeep, or by the first command of another session.
+        continue when is_restoring and exists (
+            select from audit.tracked_table t where t.id = tracked_id and audit.tracked_relation(t) is distinct from t.relation_oid);
         begin
             perform audit.follow_table(tracked_id, command);
         exception when others then
@@ -4031,7 +4078,8 @@ declare
     member text;
 begin
     if exists (select from pg_catalog.pg_extension where extname = 'pg_daybook') then
-        foreach member in array array['audit.upkeep', 'audit.tracked_table', 'audit.api_key', 'audit.reading', 'audit.schema_version', 'audit.floor'] loop
+        -- Not schema_version, which the script fills.
+        foreach member in array array['audit.upkeep', 'audit.tracked_table', 'audit.api_key', 'audit.reading', 'audit.page_session', 'audit.floor'] loop
             perform pg_catalog.pg_extension_config_dump(member::regclass, '');
         end loop;
         perform pg_catalog.pg_extension_config_dump(pg_get_serial_sequence('audit.tracked_table', 'id')::regclass, '');
