@@ -289,27 +289,3 @@ begin
 end
 $function$;
 comment on function audit.follow_partitions() is 'Event trigger: new partitions of a tracked table get its triggers, detached ones lose them.';
-
-do $event_triggers$
-begin
-    if not (select rolsuper from pg_catalog.pg_roles where rolname = current_user) then
-        raise notice 'event triggers need a superuser and were left out: after DDL on a tracked table capture goes on more slowly until "daybook maintain" compiles it anew';
-        return;
-    end if;
-    create event trigger audit_follow_ddl on ddl_command_end
-        when tag in ('ALTER TABLE', 'ALTER SCHEMA', 'ALTER TYPE', 'GRANT', 'REVOKE', 'CREATE INDEX',
-                     'CREATE STATISTICS', 'ALTER EXTENSION', 'ALTER OPERATOR')
-        execute function audit.follow_ddl();
-    create event trigger audit_follow_drop on sql_drop
-        execute function audit.follow_drop();
-    create event trigger audit_follow_partitions on ddl_command_end
-        when tag in ('ALTER TABLE', 'CREATE TABLE', 'CREATE SCHEMA')
-        execute function audit.follow_partitions();
-    alter event trigger audit_follow_ddl enable always;
-    alter event trigger audit_follow_drop enable always;
-    alter event trigger audit_follow_partitions enable always;
-    comment on event trigger audit_follow_ddl is 'Keeps the capture functions up to their tables.';
-    comment on event trigger audit_follow_drop is 'Ends the tracking of dropped tables.';
-    comment on event trigger audit_follow_partitions is 'Keeps the triggers on the partitions of tracked tables.';
-end
-$event_triggers$;

@@ -118,7 +118,11 @@ begin
     loop
         return query select 'warning', case when missing like 'audit_guard%' then 'log_not_guarded' else 'ddl_not_followed' end,
             missing, format('The event trigger is missing or not ENABLE ALWAYS: %s.', path),
-            format('as superuser: alter event trigger %I enable always, or install again with a superuser', missing);
+            -- A superuser runs no function that another role could alter.
+            case when exists (select from pg_proc p join pg_roles r on r.oid = p.proowner
+                              where p.pronamespace = 'audit'::regnamespace and p.proname = 'create_event_triggers' and r.rolsuper)
+                 then 'as superuser: select audit.create_event_triggers()'
+                 else 'install again with a superuser' end;
     end loop;
 end
 $function$;

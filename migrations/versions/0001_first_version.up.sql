@@ -2930,30 +2930,6 @@ end
 $function$;
 comment on function audit.follow_partitions() is 'Event trigger: new partitions of a tracked table get its triggers, detached ones lose them.';
 
-do $event_triggers$
-begin
-    if not (select rolsuper from pg_catalog.pg_roles where rolname = current_user) then
-        raise notice 'event triggers need a superuser and were left out: after DDL on a tracked table capture goes on more slowly until "daybook maintain" compiles it anew';
-        return;
-    end if;
-    create event trigger audit_follow_ddl on ddl_command_end
-        when tag in ('ALTER TABLE', 'ALTER SCHEMA', 'ALTER TYPE', 'GRANT', 'REVOKE', 'CREATE INDEX',
-                     'CREATE STATISTICS', 'ALTER EXTENSION', 'ALTER OPERATOR')
-        execute function audit.follow_ddl();
-    create event trigger audit_follow_drop on sql_drop
-        execute function audit.follow_drop();
-    create event trigger audit_follow_partitions on ddl_command_end
-        when tag in ('ALTER TABLE', 'CREATE TABLE', 'CREATE SCHEMA')
-        execute function audit.follow_partitions();
-    alter event trigger audit_follow_ddl enable always;
-    alter event trigger audit_follow_drop enable always;
-    alter event trigger audit_follow_partitions enable always;
-    comment on event trigger audit_follow_ddl is 'Keeps the capture functions up to their tables.';
-    comment on event trigger audit_follow_drop is 'Ends the tracking of dropped tables.';
-    comment on event trigger audit_follow_partitions is 'Keeps the triggers on the partitions of tracked tables.';
-end
-$event_triggers$;
-
 -- What is no write, the application records itself.
 
 set search_path = pg_catalog, pg_temp;
@@ -3557,7 +3533,11 @@ begin
     loop
         return query select 'warning', case when missing like 'audit_guard%' then 'log_not_guarded' else 'ddl_not_followed' end,
             missing, format('The event trigger is missing or not ENABLE ALWAYS: %s.', path),
-            format('as superuser: alter event trigger %I enable always, or install again with a superuser', missing);
+            -- A superuser runs no function that another role could alter.
+            case when exists (select from pg_proc p join pg_roles r on r.oid = p.proowner
+                              where p.pronamespace = 'audit'::regnamespace and p.proname = 'create_event_triggers' and r.rolsuper)
+                 then 'as superuser: select audit.create_event_triggers()'
+                 else 'install again with a superuser' end;
     end loop;
 end
 $function$;
@@ -3910,27 +3890,62 @@ $function$;
 comment on function audit.guard_drop() is
     'Event trigger: refuses to drop the log, its guards and its days, save a day past retention whose day_dropped entry stands in the same transaction.';
 
+-- The event triggers, all of them: those that follow DDL and those that guard the log. They belong to no schema, so a dump of single
+-- schemas leaves them out, and this makes them again.
+
+set search_path = pg_catalog, pg_temp;
+
+create function audit.create_event_triggers()
+    returns void
+    language plpgsql
+    security invoker
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    wanted record;
+begin
+    for wanted in
+        select *
+        from (values
+            ('audit_follow_ddl', 'ddl_command_end', array[
+                'ALTER TABLE', 'ALTER SCHEMA', 'ALTER TYPE', 'GRANT', 'REVOKE', 'CREATE INDEX', 'CREATE STATISTICS',
+                'ALTER EXTENSION', 'ALTER OPERATOR'],
+                'Keeps the capture functions up to their tables.'),
+            ('audit_follow_drop', 'sql_drop', null,
+                'Ends the tracking of dropped tables.'),
+            ('audit_follow_partitions', 'ddl_command_end', array['ALTER TABLE', 'CREATE TABLE', 'CREATE SCHEMA'],
+                'Keeps the triggers on the partitions of tracked tables.'),
+            ('audit_guard_alteration', 'ddl_command_end', array[
+                'ALTER TABLE', 'ALTER SCHEMA', 'CREATE TRIGGER', 'ALTER TRIGGER', 'CREATE RULE', 'ALTER RULE',
+                'CREATE POLICY', 'ALTER POLICY', 'ALTER FUNCTION', 'ALTER ROUTINE',
+                'CREATE TABLE', 'CREATE VIEW', 'ALTER VIEW'],
+                'Keeps the log''s guards in place.'),
+            ('audit_guard_rewrite', 'table_rewrite', null,
+                'Keeps entries from being rewritten by DDL.'),
+            ('audit_guard_drop', 'sql_drop', null,
+                'Keeps the log and the days that retention keeps.')) w(name, event, tags, comment)
+    loop
+        if not exists (select from pg_event_trigger where evtname = wanted.name) then
+            execute format('create event trigger %I on %s %s execute function audit.%I()', wanted.name, wanted.event,
+                           (select format('when tag in (%s)', string_agg(quote_literal(t.tag), ', '))
+                            from unnest(wanted.tags) t(tag) having count(*) > 0),
+                           substr(wanted.name, length('audit_') + 1));
+            execute format('comment on event trigger %I is %L', wanted.name, wanted.comment);
+        end if;
+        execute format('alter event trigger %I enable always', wanted.name);
+    end loop;
+end
+$function$;
+comment on function audit.create_event_triggers() is
+    'Makes the log''s event triggers that are missing, and enables all of them, ALWAYS. Takes a superuser. For after a restore of single schemas.';
+
 do $event_triggers$
 begin
-    if not (select rolsuper from pg_catalog.pg_roles where rolname = current_user) then
-        raise notice 'event triggers need a superuser and were left out: the owner of the log is held back by its triggers alone, which he can disable';
-        return;
+    if (select rolsuper from pg_catalog.pg_roles where rolname = current_user) then
+        perform audit.create_event_triggers();
+    else
+        raise notice 'event triggers need a superuser and were left out: after DDL on a tracked table capture goes on more slowly until "daybook maintain" compiles it anew, and the owner of the log is held back by its triggers alone, which he can disable';
     end if;
-    create event trigger audit_guard_alteration on ddl_command_end
-        when tag in ('ALTER TABLE', 'ALTER SCHEMA', 'CREATE TRIGGER', 'ALTER TRIGGER', 'CREATE RULE', 'ALTER RULE',
-                     'CREATE POLICY', 'ALTER POLICY', 'ALTER FUNCTION', 'ALTER ROUTINE',
-                     'CREATE TABLE', 'CREATE VIEW', 'ALTER VIEW')
-        execute function audit.guard_alteration();
-    create event trigger audit_guard_rewrite on table_rewrite
-        execute function audit.guard_rewrite();
-    create event trigger audit_guard_drop on sql_drop
-        execute function audit.guard_drop();
-    alter event trigger audit_guard_alteration enable always;
-    alter event trigger audit_guard_rewrite enable always;
-    alter event trigger audit_guard_drop enable always;
-    comment on event trigger audit_guard_alteration is 'Keeps the log''s guards in place.';
-    comment on event trigger audit_guard_rewrite is 'Keeps entries from being rewritten by DDL.';
-    comment on event trigger audit_guard_drop is 'Keeps the log and the days that retention keeps.';
 end
 $event_triggers$;
 
@@ -3965,7 +3980,7 @@ begin
         select p.oid::regprocedure::text as name
         from pg_catalog.pg_proc p where p.pronamespace = 'audit'::regnamespace
           and not (installer_is_superuser and p.proname in (
-              'refuse_alteration', 'guard_alteration', 'guard_rewrite', 'guard_drop', 'admit_to_schema',
+              'refuse_alteration', 'guard_alteration', 'guard_rewrite', 'guard_drop', 'create_event_triggers', 'admit_to_schema',
               'keep_lookups', 'lookup_body', 'lookup_name', 'find_lookup', 'lookups_run_as_owner', 'runs_code_when_read',
               'runs_code_when_read_sql', 'compares_without_casts', 'text_sql', 'base_type', 'is_core_type'))
     loop
