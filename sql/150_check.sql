@@ -104,6 +104,16 @@ begin
       and (c.relname like '%beyond'
            or to_date(right(c.relname, 8), 'YYYYMMDD') >= audit.utc_day(clock_timestamp()) - (select retention_days from audit.upkeep));
 
+    return query
+    select 'warning'::text, 'owners_lost'::text, 'schema audit'::text,
+           format('%s functions of the log run as superuser %s, and with them casts that the application made: it was restored without its owners.',
+                  count(*), min(r.rolname)),
+           'restore again, without --no-owner'::text
+    from pg_proc p join pg_roles r on r.oid = p.proowner
+    where p.pronamespace = 'audit'::regnamespace and p.prosecdef and r.rolsuper
+      and p.proname not in ('keep_lookups', 'admit_to_schema') and p.proname !~ '^lookup_[0-9]+_'
+    having count(*) > 0;
+
     for missing, path in
         select expected.name, expected.consequence
         from (values

@@ -372,6 +372,20 @@ def test_entries_alone_come_into_a_log_whose_days_were_made(place: Place, target
             assert portrait(target, rows) == portrait(source, rows)
 
 
+def test_a_restore_without_owners_is_found_out(place: Place, dumped: Path, target: Connection) -> None:
+    assert place.restore("--no-owner", "-d", target.info.dbname, dumped) == []
+    target.execute("select audit.maintain()")
+    assert findings(target) == [("owners_lost", "schema audit", "restore again, without --no-owner")]
+
+
+def test_after_a_restore_without_rights_no_write_passes_unlogged(
+    place: Place, dumped: Path, target: Connection
+) -> None:
+    assert place.restore("--no-privileges", "-d", target.info.dbname, dumped) == []
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied for schema audit"):
+        target.execute("insert into document (id) values (4)")
+
+
 # Who may dump.
 
 
