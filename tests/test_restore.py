@@ -138,6 +138,11 @@ def as_an_extension(place: Place, target: str) -> list[str]:
     return place.restore("-d", target, place.folder / target)
 
 
+def as_an_extension_in_parallel(place: Place, target: str) -> list[str]:
+    place.dump("-Fd", "--jobs=2", "-f", place.folder / target, "extension")
+    return place.restore("--jobs=4", "-d", target, place.folder / target)
+
+
 @dataclass(frozen=True)
 class Restored:
     """What a way of restoring left."""
@@ -165,6 +170,7 @@ WAYS: list[tuple[str, Callable[[Place, str], list[str]]]] = [
     ("plain", schema_by_schema),
     ("plain", the_application_first),
     ("extension", as_an_extension),
+    ("extension", as_an_extension_in_parallel),
 ]
 
 

@@ -2889,6 +2889,7 @@ as $function$
 -- Runs as whoever gives the DDL command: only a table's owner may put triggers on it.
 declare
     tracked record;
+    members oid[];
     partition oid;
     trigger_name name;
 begin
@@ -2902,8 +2903,15 @@ begin
         join pg_class c on c.oid = root.oid and c.relkind = 'p'
         where d.classid = 'pg_class'::regclass and p.proname like 'capture\_%'
     loop
+        -- By the catalogue: pg_partition_tree() locks each partition, and so meets in a deadlock with DDL on another one.
+        with recursive tree(relid) as (
+            select tracked.root
+            union all
+            select i.inhrelid from tree join pg_inherits i on i.inhparent = tree.relid and not i.inhdetachpending
+        )
+        select array_agg(relid) into members from tree;
         for partition in
-            select relid from pg_partition_tree(tracked.root::regclass) tree
+            select relid from unnest(members) tree(relid)
             where not exists (select from pg_trigger t where t.tgrelid = tree.relid and t.tgfoid = tracked.function_oid)
         loop
             begin
@@ -2917,7 +2925,7 @@ begin
         for partition, trigger_name in
             select t.tgrelid, t.tgname from pg_trigger t
             where t.tgfoid = tracked.function_oid
-              and t.tgrelid not in (select relid from pg_partition_tree(tracked.root::regclass))
+              and t.tgrelid <> all(members)
         loop
             begin
                 execute format('drop trigger %I on %s', trigger_name, partition::regclass);
