@@ -49,9 +49,10 @@ freeze: $(VENV)/.dev ## copy sql/ into the migration that is not released yet
 	@$(PYTHON) migrations/freeze.py $(ARGS)
 
 extension: ## build build/extension, to be copied into a server's share/extension folder
-	@mkdir -p build/extension
-	@cp sql/pg_daybook.control build/extension/pg_daybook.control
-	@cat $(sort $(wildcard sql/*.sql)) > build/extension/pg_daybook--$(VERSION).sql
+	@mkdir -p build/extension build/extension.$$PPID
+	@cp sql/pg_daybook.control build/extension.$$PPID/pg_daybook.control
+	@cat $(sort $(wildcard sql/*.sql)) > build/extension.$$PPID/pg_daybook--$(VERSION).sql
+	@mv build/extension.$$PPID/* build/extension && rmdir build/extension.$$PPID # whole, whoever reads it meanwhile
 	@echo build/extension
 
 bench: $(VENV)/.dev ## measure against untracked tables (ARGS="--help")

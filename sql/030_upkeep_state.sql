@@ -26,6 +26,23 @@ create table audit.upkeep (
 );
 insert into audit.upkeep default values;
 
+create function audit.replace_upkeep()
+    returns trigger
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+begin
+    delete from audit.upkeep;
+    return new;
+end
+$function$;
+comment on function audit.replace_upkeep() is
+    'Trigger on audit.upkeep: a new row takes the place of the one that is there, so that the row of a dump comes into a log that was installed before.';
+create trigger row_is_replaced
+    before insert on audit.upkeep
+    for each row execute function audit.replace_upkeep();
+
 comment on table audit.upkeep is
     'Settings and state of the log''s upkeep, one row. retention_days and days_ahead are changed here, as audit_owner; the rest is written by audit.maintain().';
 comment on column audit.upkeep.only_row is 'Always true: keeps the table at one row.';

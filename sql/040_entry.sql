@@ -29,9 +29,6 @@ create table audit.entry (
     constraint row_count_is_not_negative check (row_count >= 0)
 ) partition by range (created_at);
 
-create index entry_by_workspace on audit.entry (workspace_id, created_at, id);
-create index entry_by_resource on audit.entry (resource_id, created_at) where resource_id is not null;
-
 comment on table audit.entry is
     'The log. One statement on one tracked table gives one entry for each (workspace, event, operation) in which it really changed rows. Partitioned by UTC day on created_at; rows are only ever inserted.';
 comment on column audit.entry.id is
@@ -76,10 +73,6 @@ create table audit.change (
     before jsonb,
     after jsonb
 ) partition by range (created_at);
-
--- Time-ordered ids lie together on disk, so block ranges find an entry's rows at a fraction of a btree's cost to writers.
-create index change_by_entry on audit.change using brin (entry_id) with (pages_per_range = 16);
-create index change_by_resource on audit.change using brin (resource_id text_bloom_ops) with (pages_per_range = 16);
 
 comment on table audit.change is
     'The changed rows of entries that hold several. Partitioned by UTC day like audit.entry; rows are only ever inserted.';

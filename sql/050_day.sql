@@ -51,10 +51,25 @@ create function audit.create_partition(log_table text, partition_name text)
     security invoker
     set search_path = pg_catalog, pg_temp
 as $function$
+declare
+    index text;
 begin
     -- LIKE and a later ATTACH lock the parent far less than PARTITION OF would.
     execute format('create table audit.%I (like audit.%I including defaults including constraints including storage)',
                    partition_name, log_table);
+    -- Each day has indexes of its own. Were they parts of indexes of the log, ATTACH would make them, and where the log is an
+    -- extension a restore attaches the days before it makes their indexes.
+    foreach index in array case log_table
+        when 'entry' then array[
+            '(workspace_id, created_at, id)',
+            '(resource_id, created_at) where resource_id is not null']
+        -- Time-ordered ids lie together on disk, so block ranges find an entry's rows at a fraction of a btree's cost to writers.
+        else array[
+            'using brin (entry_id) with (pages_per_range = 16)',
+            'using brin (resource_id text_bloom_ops) with (pages_per_range = 16)'] end
+    loop
+        execute format('create index on audit.%I ', partition_name) || index;
+    end loop;
     -- Neither grants, comments nor TRUNCATE triggers come with LIKE or ATTACH.
     execute format('create trigger %I before truncate on audit.%I for each statement execute function audit.refuse_alteration()',
                    log_table || '_is_never_truncated', partition_name);
@@ -66,7 +81,7 @@ begin
 end
 $function$;
 comment on function audit.create_partition(text, text) is
-    'Makes a table in the form of entry or change, not yet attached, with the guards and grants of a partition.';
+    'Makes a table in the form of entry or change, not yet attached, with the indexes, guards and grants of a partition.';
 
 create function audit.create_day(day date)
     returns void

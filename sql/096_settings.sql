@@ -187,10 +187,14 @@ declare
 begin
     -- Two compilations of one table at once would end in "tuple concurrently updated".
     select * into strict tracked from audit.tracked_table where id = tracked_id for update;
-    -- First, so that the event trigger which the commands below fire finds nothing left to do.
+    -- First, so that the event trigger which the commands below fire finds nothing left to do, and so that the numbers of a
+    -- restored table's columns are not taken for those of the table it was.
     update audit.tracked_table t
     set readable_paths = audit.readable_paths(tracked, relation),
         relation_oid = relation,
+        column_numbers = coalesce((select jsonb_object_agg(a.attname, a.attnum)
+                          from pg_attribute a
+                          where a.attrelid = relation and a.attnum > 0 and not a.attisdropped), '{}'),
         column_types = audit.types_by_number(relation)
     where t.id = tracked_id
     returning t.readable_paths into paths;
@@ -200,10 +204,7 @@ begin
         return false;
     end if;
     update audit.tracked_table t
-    set compiled_digest = md5(body),
-        column_numbers = coalesce((select jsonb_object_agg(a.attname, a.attnum)
-                          from pg_attribute a
-                          where a.attrelid = relation and a.attnum > 0 and not a.attisdropped), '{}')
+    set compiled_digest = md5(body)
     where t.id = tracked_id;
     -- The settings stand for the caller's: how a value is written must not depend on who writes it.
     execute format($sql$

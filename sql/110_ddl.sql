@@ -154,6 +154,7 @@ declare
     shape_before jsonb;
     retyped jsonb;
     added jsonb;
+    dropped jsonb;
     filled jsonb;
     rewritten_by text;
     rewritten_since xid;
@@ -161,6 +162,7 @@ declare
     former_name text;
     is_changed boolean;
     is_renamed boolean;
+    is_restored boolean;
 begin
     -- Never a wait: another transaction that holds the row may wait for the very table that is being altered here. What is left
     -- out now shows in the fingerprint at the next write, and upkeep compiles it.
@@ -171,11 +173,20 @@ begin
     end if;
     shape_before := tracked.column_numbers;
     former_name := format('%I.%I', tracked.table_schema, tracked.table_name);
+    -- The number of a dropped column is never given again: where one is in use this is another table, which a restore gave the
+    -- same number, and its columns' numbers tell nothing of renames.
+    if exists (select from pg_attribute a
+               where a.attrelid = relation and a.attnum > 0 and not a.attisdropped
+                 and a.attnum not in (select n.value::smallint from jsonb_each_text(shape_before) n)
+                 and a.attnum < (select max(n.value::smallint) from jsonb_each_text(shape_before) n)) then
+        tracked.relation_oid := 0;
+    end if;
+    is_restored := relation <> tracked.relation_oid;
     retyped := audit.retyped_columns(tracked, relation);
     select coalesce(jsonb_object_agg(n.key, a.attname), '{}') into renamed
     from jsonb_each_text(tracked.column_numbers) n
     join pg_attribute a on a.attrelid = relation and a.attnum = n.value::smallint and not a.attisdropped
-    where a.attname <> n.key and relation = tracked.relation_oid;
+    where a.attname <> n.key and not is_restored;
 
     update audit.tracked_table t
     set table_schema = n.nspname,
@@ -188,7 +199,7 @@ begin
         soft_delete_column = audit.rename_path(t.soft_delete_column, renamed),
         -- A name whose column was dropped stays: should it come back, it is still excluded.
         excluded_columns = coalesce(audit.rename_columns(t.excluded_columns, renamed), '{}')
-            || case when relation = tracked.relation_oid then '{}' else audit.unfollowed_columns(tracked, relation) end,
+            || case when is_restored then audit.unfollowed_columns(tracked, relation) else '{}' end,
         redacted_columns = coalesce(audit.rename_columns(t.redacted_columns, renamed), '{}'),
         column_events = (
             select jsonb_object_agg(e.key, to_jsonb(audit.rename_columns(array(select jsonb_array_elements_text(e.value)), renamed)))
@@ -208,16 +219,21 @@ begin
     into rewritten_by, is_by_type, rewritten_since from noted;
     if is_renamed or retyped is not null or rewritten_by is not null or is_changed then
         select * into tracked from audit.tracked_table where id = tracked_id;
-        if is_renamed or retyped is not null or rewritten_by is not null
-           or shape_before <> tracked.column_numbers or command = 'ALTER TABLE' then
-            select coalesce(jsonb_agg(k order by k), '[]') into added
-            from jsonb_object_keys(tracked.column_numbers) k
-            where shape_before -> k is distinct from tracked.column_numbers -> k and k not in (select r.value from jsonb_each_text(renamed) r);
+        -- A restore gives a table another number and closes the gaps of dropped columns; what it compiles anew was not altered.
+        select coalesce(jsonb_agg(k order by k), '[]') into added
+        from jsonb_object_keys(tracked.column_numbers) k
+        where case when is_restored then not shape_before ? k else shape_before -> k is distinct from tracked.column_numbers -> k end
+          and k not in (select r.value from jsonb_each_text(renamed) r);
+        select coalesce(jsonb_agg(k order by k), '[]') into dropped
+        from jsonb_object_keys(shape_before) k
+        where case when is_restored then not tracked.column_numbers ? k else shape_before -> k is distinct from tracked.column_numbers -> k end
+          and not renamed ? k;
+        if is_renamed or retyped is not null or rewritten_by is not null or added <> '[]' or dropped <> '[]' or renamed <> '{}'
+           or (not is_restored and command = 'ALTER TABLE') then
             filled := audit.filled_columns(tracked, relation, added);
             perform audit.write_event('table_altered', format('%I.%I', tracked.table_schema, tracked.table_name), tracked.workspace,
                 jsonb_build_object('command', coalesce(rewritten_by, command), 'renamed_columns', renamed, 'added_columns', added,
-                    'dropped_columns', (select coalesce(jsonb_agg(k order by k), '[]') from jsonb_object_keys(shape_before) k
-                                        where shape_before -> k is distinct from tracked.column_numbers -> k and not renamed ? k))
+                    'dropped_columns', dropped)
                 || jsonb_strip_nulls(jsonb_build_object(
                     'former_name', case when is_renamed then former_name end,
                     'retyped_columns', retyped,
@@ -240,6 +256,8 @@ create function audit.follow_tables(touched oid[], command text)
 as $function$
 declare
     tracked_id bigint;
+    -- As pg_restore and psql with a dump set it, and hardly anybody else.
+    is_restoring constant boolean := not current_setting('check_function_bodies')::boolean;
 begin
     for tracked_id in
         select t.id
@@ -265,6 +283,10 @@ begin
                                where f.conrelid = t.relation_oid and f.contype = 'f' and f.confrelid = any(touched))))
         order by t.id
     loop
+        -- Where the log is an extension this runs while its tables are restored: what a lookup reads is not there yet. A table
+        -- that came in a restore is compiled anew by upkeep, or by the first command of another session.
+        continue when is_restoring and exists (
+            select from audit.tracked_table t where t.id = tracked_id and audit.tracked_relation(t) is distinct from t.relation_oid);
         begin
             perform audit.follow_table(tracked_id, command);
         exception when others then
@@ -372,6 +394,7 @@ as $function$
 -- Runs as whoever gives the DDL command: only a table's owner may put triggers on it.
 declare
     tracked record;
+    members oid[];
     partition oid;
     trigger_name name;
 begin
@@ -385,8 +408,15 @@ begin
         join pg_class c on c.oid = root.oid and c.relkind = 'p'
         where d.classid = 'pg_class'::regclass and p.proname like 'capture\_%'
     loop
+        -- By the catalogue: pg_partition_tree() locks each partition, and so meets in a deadlock with DDL on another one.
+        with recursive tree(relid) as (
+            select tracked.root
+            union all
+            select i.inhrelid from tree join pg_inherits i on i.inhparent = tree.relid and not i.inhdetachpending
+        )
+        select array_agg(relid) into members from tree;
         for partition in
-            select relid from pg_partition_tree(tracked.root::regclass) tree
+            select relid from unnest(members) tree(relid)
             where not exists (select from pg_trigger t where t.tgrelid = tree.relid and t.tgfoid = tracked.function_oid)
         loop
             begin
@@ -400,7 +430,7 @@ begin
         for partition, trigger_name in
             select t.tgrelid, t.tgname from pg_trigger t
             where t.tgfoid = tracked.function_oid
-              and t.tgrelid not in (select relid from pg_partition_tree(tracked.root::regclass))
+              and t.tgrelid <> all(members)
         loop
             begin
                 execute format('drop trigger %I on %s', trigger_name, partition::regclass);
@@ -412,31 +442,3 @@ begin
 end
 $function$;
 comment on function audit.follow_partitions() is 'Event trigger: new partitions of a tracked table get its triggers, detached ones lose them.';
-
-do $event_triggers$
-begin
-    if not (select rolsuper from pg_catalog.pg_roles where rolname = current_user) then
-        raise notice 'event triggers need a superuser and were left out: after DDL on a tracked table capture goes on more slowly until "daybook maintain" compiles it anew';
-        return;
-    end if;
-    create event trigger audit_follow_ddl on ddl_command_end
-        when tag in ('ALTER TABLE', 'ALTER SCHEMA', 'ALTER TYPE', 'GRANT', 'REVOKE', 'CREATE INDEX',
-                     'CREATE STATISTICS', 'ALTER EXTENSION', 'ALTER OPERATOR')
-        execute function audit.follow_ddl();
-    create event trigger audit_follow_rewrite on table_rewrite
-        execute function audit.follow_rewrite();
-    create event trigger audit_follow_drop on sql_drop
-        execute function audit.follow_drop();
-    create event trigger audit_follow_partitions on ddl_command_end
-        when tag in ('ALTER TABLE', 'CREATE TABLE', 'CREATE SCHEMA')
-        execute function audit.follow_partitions();
-    alter event trigger audit_follow_ddl enable always;
-    alter event trigger audit_follow_rewrite enable always;
-    alter event trigger audit_follow_drop enable always;
-    alter event trigger audit_follow_partitions enable always;
-    comment on event trigger audit_follow_ddl is 'Keeps the capture functions up to their tables.';
-    comment on event trigger audit_follow_rewrite is 'Records that DDL rewrites the rows of a tracked table.';
-    comment on event trigger audit_follow_drop is 'Ends the tracking of dropped tables.';
-    comment on event trigger audit_follow_partitions is 'Keeps the triggers on the partitions of tracked tables.';
-end
-$event_triggers$;

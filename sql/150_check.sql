@@ -104,6 +104,16 @@ begin
       and (c.relname like '%beyond'
            or to_date(right(c.relname, 8), 'YYYYMMDD') >= audit.utc_day(clock_timestamp()) - (select retention_days from audit.upkeep));
 
+    return query
+    select 'warning'::text, 'owners_lost'::text, 'schema audit'::text,
+           format('%s functions of the log run as superuser %s, and with them casts that the application made: it was restored without its owners.',
+                  count(*), min(r.rolname)),
+           'restore again, without --no-owner'::text
+    from pg_proc p join pg_roles r on r.oid = p.proowner
+    where p.pronamespace = 'audit'::regnamespace and p.prosecdef and r.rolsuper
+      and p.proname not in ('keep_lookups', 'admit_to_schema') and p.proname !~ '^lookup_[0-9]+_'
+    having count(*) > 0;
+
     for missing, path in
         select expected.name, expected.consequence
         from (values
@@ -119,7 +129,11 @@ begin
     loop
         return query select 'warning', case when missing like 'audit_guard%' then 'log_not_guarded' else 'ddl_not_followed' end,
             missing, format('The event trigger is missing or not ENABLE ALWAYS: %s.', path),
-            format('as superuser: alter event trigger %I enable always, or install again with a superuser', missing);
+            -- A superuser runs no function that another role could alter.
+            case when exists (select from pg_proc p join pg_roles r on r.oid = p.proowner
+                              where p.pronamespace = 'audit'::regnamespace and p.proname = 'create_event_triggers' and r.rolsuper)
+                 then 'as superuser: select audit.create_event_triggers()'
+                 else 'install again with a superuser' end;
     end loop;
 end
 $function$;

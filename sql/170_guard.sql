@@ -187,27 +187,3 @@ end
 $function$;
 comment on function audit.guard_drop() is
     'Event trigger: refuses to drop the log, its guards and its days, save a day past retention whose day_dropped entry stands in the same transaction.';
-
-do $event_triggers$
-begin
-    if not (select rolsuper from pg_catalog.pg_roles where rolname = current_user) then
-        raise notice 'event triggers need a superuser and were left out: the owner of the log is held back by its triggers alone, which he can disable';
-        return;
-    end if;
-    create event trigger audit_guard_alteration on ddl_command_end
-        when tag in ('ALTER TABLE', 'ALTER SCHEMA', 'CREATE TRIGGER', 'ALTER TRIGGER', 'CREATE RULE', 'ALTER RULE',
-                     'CREATE POLICY', 'ALTER POLICY', 'ALTER FUNCTION', 'ALTER ROUTINE',
-                     'CREATE TABLE', 'CREATE VIEW', 'ALTER VIEW')
-        execute function audit.guard_alteration();
-    create event trigger audit_guard_rewrite on table_rewrite
-        execute function audit.guard_rewrite();
-    create event trigger audit_guard_drop on sql_drop
-        execute function audit.guard_drop();
-    alter event trigger audit_guard_alteration enable always;
-    alter event trigger audit_guard_rewrite enable always;
-    alter event trigger audit_guard_drop enable always;
-    comment on event trigger audit_guard_alteration is 'Keeps the log''s guards in place.';
-    comment on event trigger audit_guard_rewrite is 'Keeps entries from being rewritten by DDL.';
-    comment on event trigger audit_guard_drop is 'Keeps the log and the days that retention keeps.';
-end
-$event_triggers$;

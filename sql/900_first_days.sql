@@ -8,7 +8,8 @@ declare
     member text;
 begin
     if exists (select from pg_catalog.pg_extension where extname = 'pg_daybook') then
-        foreach member in array array['audit.upkeep', 'audit.tracked_table', 'audit.api_key', 'audit.reading', 'audit.schema_version', 'audit.floor'] loop
+        -- Not schema_version, which the script fills.
+        foreach member in array array['audit.upkeep', 'audit.tracked_table', 'audit.api_key', 'audit.reading', 'audit.page_session', 'audit.floor'] loop
             perform pg_catalog.pg_extension_config_dump(member::regclass, '');
         end loop;
         perform pg_catalog.pg_extension_config_dump(pg_get_serial_sequence('audit.tracked_table', 'id')::regclass, '');

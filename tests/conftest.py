@@ -107,7 +107,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def _start_server(config: pytest.Config) -> None:
     wanted = os.environ.get("PG")
     server = find_server(int(wanted) if wanted else None)
-    folder = _folder_in_memory()
+    folder = folder_in_memory()
     settings: dict[str, str | int] = {
         "fsync": "off",
         "synchronous_commit": "off",
@@ -125,7 +125,7 @@ def _start_server(config: pytest.Config) -> None:
     os.environ[SERVER_VARIABLE] = json.dumps(asdict(_prepare_server(cluster)))
 
 
-def _folder_in_memory() -> Path:
+def folder_in_memory() -> Path:
     memory = Path("/dev/shm")
     fits = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > MEMORY_NEEDED
     folder = Path(tempfile.mkdtemp(prefix="pg-daybook-", dir=memory if fits else "/tmp"))

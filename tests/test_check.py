@@ -59,6 +59,22 @@ def test_an_untracked_parent_through_which_one_can_write_is_found(document: Conn
     assert bypasses(document) == [("parent_untracked", "public.base")]
 
 
+def test_event_triggers_that_are_gone_are_found_and_the_mend_makes_them_as_they_were(db: Connection) -> None:
+    columns = "evtname, evtevent, evtowner, evtfoid, evtenabled, evttags, obj_description(oid, 'pg_event_trigger')"
+    event_triggers = f"select {columns} from pg_event_trigger order by evtname".encode()
+    made = db.execute(event_triggers).fetchall()
+    db.execute("drop event trigger audit_follow_ddl; drop event trigger audit_guard_rewrite")
+    db.execute("alter event trigger audit_guard_drop disable")
+    assert db.execute("select problem, object_name, mend from audit.check() order by 2").fetchall() == [
+        ("ddl_not_followed", "audit_follow_ddl", "as superuser: select audit.create_event_triggers()"),
+        ("log_not_guarded", "audit_guard_drop", "as superuser: select audit.create_event_triggers()"),
+        ("log_not_guarded", "audit_guard_rewrite", "as superuser: select audit.create_event_triggers()"),
+    ]
+    db.execute("select audit.create_event_triggers()")
+    assert db.execute(event_triggers).fetchall() == made
+    assert db.execute("select * from audit.check()").fetchall() == []
+
+
 @pytest.mark.parametrize(
     ("damage", "problem"),
     [

@@ -88,7 +88,7 @@ def tracked(db: Connection) -> Connection:
                 "   and p.proowner <> case when p.proname ~ '^capture_[0-9]+$' then 'audit_capture'::regrole"
                 "     when p.proname ~ '^(guard_|keep_lookups|find_lookup|lookup_|lookups_run_as_owner"
                 "|compares_without_casts|text_sql|runs_code_when_read|base_type|is_core_type|refuse_alteration"
-                "|admit_to_schema)' then 'postgres'::regrole"
+                "|admit_to_schema|create_event_triggers)' then 'postgres'::regrole"
                 "     else 'audit_owner'::regrole end"
             ),
         ),
@@ -134,10 +134,12 @@ def tracked(db: Connection) -> Connection:
         (
             "no foreign key, unique constraint or index that is not needed slows an entry's insertion",
             (
-                "select indexrelid::regclass::text from pg_index where indrelid in"
-                " ('audit.entry'::regclass, 'audit.change'::regclass)"
-                " and indexrelid::regclass::text not in ('audit.entry_by_workspace', 'audit.entry_by_resource',"
-                " 'audit.change_by_entry', 'audit.change_by_resource')"
+                "select indrelid::regclass::text, pg_get_indexdef(indexrelid) from pg_index i"
+                " join pg_class c on c.oid = i.indrelid where c.relnamespace = 'audit'::regnamespace"
+                " and c.relname ~ '^(entry|change)(_|$)' and not (c.relispartition"
+                " and pg_get_indexdef(indexrelid) ~ ' USING (btree [(]workspace_id, created_at, id[)]"
+                "|btree [(]resource_id, created_at[)] WHERE [(]resource_id IS NOT NULL[)]|brin [(]entry_id[)] WITH"
+                "|brin [(]resource_id text_bloom_ops[)] WITH)')"
             ),
         ),
     ],

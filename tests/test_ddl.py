@@ -171,6 +171,15 @@ def test_a_row_that_moves_between_partitions_is_one_update(measurement: Connecti
     assert trail(measurement, "operation, resource_id, before->'id', after->'id'")[1:] == [("UPDATE", "101", 1, 101)]
 
 
+def test_ddl_on_one_partition_does_not_wait_for_ddl_on_another(database: Database, measurement: Connection) -> None:
+    other = database.connect()
+    other.execute("set lock_timeout = '10s'")
+    measurement.execute("begin; alter table low add check (value < 1000)")
+    other.execute("alter table high add check (value < 1000)")
+    measurement.execute("commit; insert into measurement values (1, 'acme', 1), (101, 'acme', 1)")
+    assert trail(measurement, "operation, row_count") == [("INSERT", 2)]
+
+
 def test_a_truncate_of_a_partitioned_table_is_an_entry_for_each_partition(measurement: Connection) -> None:
     measurement.execute("insert into measurement values (1, 'acme', 1), (101, 'acme', 1), (102, 'acme', 1)")
     measurement.execute(

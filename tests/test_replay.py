@@ -1,6 +1,6 @@
 """Whatever happens to a table in several sessions, the log read from nothing tells its rows, one for one.
 
-Hypothesis makes the tables and what happens to them; `make soak` runs it for an hour with fresh seeds. It leaves out what
+Hypothesis makes the tables and what happens to them; `make soak` does so for an hour with fresh seeds. Left out is what
 JSON cannot tell: a jsonb that is `null` from a null, -0.0 from 0.0, the lower bounds of arrays.
 """
 
