@@ -25,33 +25,6 @@ return case
     else path end;
 comment on function audit.rename_path(text, jsonb) is 'A column or fk_column.column after a rename, given as an object from old to new.';
 
-create function audit.tracked_relation(tracked audit.tracked_table)
-    returns oid
-    language plpgsql
-    stable
-    set search_path = pg_catalog, pg_temp
-as $function$
-declare
-    candidate oid;
-begin
-    -- The trigger is the proof: a name may have passed to another table, an OID does not survive a restore.
-    foreach candidate in array array[
-        tracked.relation_oid,
-        (select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
-         where n.nspname = tracked.table_schema and c.relname = tracked.table_name)]
-    loop
-        if exists (
-            select from pg_trigger t
-            where t.tgrelid = candidate and t.tgfoid = audit.capture_function(tracked.id)) then
-            return candidate;
-        end if;
-    end loop;
-    return null;
-end
-$function$;
-comment on function audit.tracked_relation(audit.tracked_table) is
-    'The table that carries the capture triggers of these settings. Null: none does.';
-
 create function audit.types_by_number(relation oid)
     returns jsonb
     language sql
@@ -142,6 +115,7 @@ begin
     join pg_attribute a on a.attrelid = relation and a.attnum = n.value::smallint and not a.attisdropped
     where a.attname <> n.key and relation = tracked.relation_oid;
 
+    perform audit.free_table_name(relation, tracked_id);
     update audit.tracked_table t
     set table_schema = n.nspname,
         table_name = c.relname,
