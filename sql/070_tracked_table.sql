@@ -71,11 +71,13 @@ comment on column audit.tracked_table.compiled_digest is 'MD5 of the compiled fu
 -- A note that only grows: to mark the settings' own row would wait for whoever compiles them, with the table locked.
 create table audit.rewritten_table (
     tracked_table_id bigint not null,
-    by_command text not null
+    by_command text not null,
+    is_by_type boolean not null
 );
 comment on table audit.rewritten_table is
     'Tracked tables whose rows a DDL command rewrites, one row a rewrite, from its beginning until table_altered is recorded: at the end of the command, else by upkeep. Mostly empty.';
 comment on column audit.rewritten_table.tracked_table_id is 'Number of the tracked table. Never null.';
+comment on column audit.rewritten_table.is_by_type is 'Whether values were made anew by ALTER COLUMN … TYPE; else only columns that came with the command, or generated ones, have other values. Never null.';
 comment on column audit.rewritten_table.by_command is 'The command''s tag, such as ALTER TABLE. Never null.';
 
 create function audit.own_events()

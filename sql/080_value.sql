@@ -113,7 +113,26 @@ return format('case when octet_length(%1$s) > 2000 then left(%1$s, 200) || ''…
 comment on function audit.bounded_sql(text) is
     'The SQL that keeps a text as it is up to 2000 bytes, and a longer one by its beginning and SHA-256, so that it still tells things apart.';
 
-create function audit.key_sql(alias text, relation oid, columns text[])
+create type audit.row_column as (
+    name text,
+    type_oid oid,
+    collation_oid oid
+);
+comment on type audit.row_column is
+    'A column as a table''s rows have it. Its collation is null when it is not known: then only identity tells what changed.';
+
+create function audit.table_columns(relation oid)
+    returns audit.row_column[]
+    language sql
+    stable
+begin atomic
+    select coalesce(array_agg(row(a.attname, a.atttypid, a.attcollation)::audit.row_column order by a.attnum), '{}')
+    from pg_catalog.pg_attribute a
+    where a.attrelid = relation and a.attnum > 0 and not a.attisdropped and a.attgenerated <> 'v';
+end;
+comment on function audit.table_columns(oid) is 'The columns of a table that its rows hold, as the catalogue says: all but virtual ones.';
+
+create function audit.key_sql(alias text, columns audit.row_column[], key_columns text[])
     returns text
     language plpgsql
     stable
@@ -123,30 +142,32 @@ declare
     parts text[];
     is_short boolean;
 begin
-    if columns is null or cardinality(columns) = 0 then
+    if key_columns is null or cardinality(key_columns) = 0 then
         return 'null::text';
     end if;
     select array_agg(
-        case when cardinality(columns) = 1 or not audit.is_core_type(audit.base_type(a.atttypid))
-             then audit.text_sql(format('%s.%I', alias, a.attname), a.atttypid)
-             else format('%s.%I', alias, a.attname) end
+        case when cardinality(key_columns) > 1 and audit.is_core_type(audit.base_type(c.type_oid)) then format('%s.%I', alias, c.name)
+             -- Written as the column's value is, so that the one can be told from the other.
+             when audit.base_type(c.type_oid) in ('timestamp'::regtype, 'timestamptz'::regtype, 'real'::regtype, 'double precision'::regtype)
+             then format('(to_jsonb(%s.%I) #>> ''{}'')', alias, c.name)
+             else audit.text_sql(format('%s.%I', alias, c.name), c.type_oid) end
         order by k.position),
         bool_and(t.typlen > 0)
     into parts, is_short
-    from unnest(columns) with ordinality k(name, position)
-    join pg_attribute a on a.attrelid = relation and a.attname = k.name and a.attnum > 0 and not a.attisdropped
-    join pg_type t on t.oid = a.atttypid;
-    if parts is null or cardinality(parts) < cardinality(columns) then
+    from unnest(key_columns) with ordinality k(name, position)
+    join unnest(columns) c on c.name = k.name
+    left join pg_type t on t.oid = c.type_oid;
+    if parts is null or cardinality(parts) < cardinality(key_columns) then
         return 'null::text';
     end if;
-    if is_short and cardinality(columns) = 1 then
+    if is_short and cardinality(key_columns) = 1 then
         return parts[1];
     end if;
-    return audit.bounded_sql(case when cardinality(columns) = 1 then parts[1]
+    return audit.bounded_sql(case when cardinality(key_columns) = 1 then parts[1]
                                   else format('jsonb_build_array(%s)::text', array_to_string(parts, ', ')) end);
 end
 $function$;
-comment on function audit.key_sql(text, oid, text[]) is
+comment on function audit.key_sql(text, audit.row_column[], text[]) is
     'The SQL that turns a row''s key columns into the text of resource_id and row_key. A column that is gone makes it null.';
 
 create function audit.primary_key_columns(relation oid)

@@ -246,7 +246,8 @@ $function$;
 comment on function audit.keep_lookups(bigint, oid, text[]) is
     'Makes the functions that look these paths of a tracked table up, each owned by the owner of the table it reads, and drops its other ones.';
 
-create function audit.column_or_lookup_sql(alias text, tracked_id bigint, relation oid, path text, length text)
+create function audit.column_or_lookup_sql(alias text, tracked_id bigint, relation oid, columns audit.row_column[],
+                                           follows_lookups boolean, path text, length text)
     returns text
     language plpgsql
     stable
@@ -261,16 +262,14 @@ begin
     if path is null then
         return 'null::text';
     end if;
-    select atttypid into type_oid
-    from pg_attribute
-    where attrelid = relation and attname = path and attnum > 0 and not attisdropped and attgenerated <> 'v';
+    select c.type_oid into type_oid from unnest(columns) c where c.name = path;
     if found then
         value := audit.text_sql(format('%s.%I', alias, path), type_oid);
         return case when (select typlen from pg_type where oid = type_oid) > 0 then value
                     when length = 'short' then format('left(%s, 500)', value)
                     else audit.bounded_sql(value) end;
     end if;
-    if path not like '%.%' then
+    if path not like '%.%' or not follows_lookups then
         return 'null::text';
     end if;
     target := audit.find_lookup(relation, path);
@@ -288,11 +287,15 @@ begin
                              where p.pronamespace = 'audit'::regnamespace and p.proname = audit.lookup_name(tracked_id, path)
                                and p.prosrc = audit.lookup_body(relation, path)
                                -- For another type the parser could find somebody's implicit cast.
-                               and p.proargtypes[0] = (select atttypid from pg_attribute
-                                                       where attrelid = relation and attname = split_part(path, '.', 1))
+                               and p.proargtypes[0] = (select c.type_oid from unnest(columns) c where c.name = split_part(path, '.', 1))
                                and has_function_privilege('audit_capture', p.oid, 'execute')) then 'null::text'
             when length = 'short' then format('left(%s, 500)', value)
             else audit.bounded_sql(value) end;
+    end if;
+    if not exists (select from unnest(columns) c
+                   join pg_attribute a on a.attrelid = relation and a.attname = c.name and a.atttypid = c.type_oid
+                   where c.name = split_part(path, '.', 1)) then
+        return 'null::text';
     end if;
     value := audit.text_sql(format('audit_p.%I', target.parent_column), type_oid);
     return format('(select %s from %s %s audit_p where audit_p.%I %s %s.%I)',
@@ -302,7 +305,7 @@ begin
                   target.parent_key, target.key_operator, alias, split_part(path, '.', 1));
 end
 $function$;
-comment on function audit.column_or_lookup_sql(text, bigint, oid, text, text) is
+comment on function audit.column_or_lookup_sql(text, bigint, oid, audit.row_column[], boolean, text, text) is
     'The SQL for a column''s text, or for fk_column.column looked up in the parent, of limited length. Null text where neither can be had.';
 
 create function audit.shape_sql(relation text)
@@ -333,3 +336,32 @@ begin
 end
 $function$;
 comment on function audit.table_shape(oid) is 'A table''s fingerprint, which its compiled function compares before each use. Another one after a restore, where types of the application have other OIDs: upkeep compiles anew.';
+
+create function audit.row_shape_sql(rows text)
+    returns text
+    language sql
+    immutable
+    parallel safe
+    -- Of a row of nulls, which calls no cast of any type. The inner select makes it a row: an outer join's whole row would be null.
+return format('(select row_to_json(s)::text from (select r.* from (select) d left join %s r on false) s)', rows);
+comment on function audit.row_shape_sql(text) is
+    'The SQL of the names of a transition table''s columns in their order, as keys of a JSON object. Unlike the catalogue, which a transaction sees as old as its snapshot, rows are what they are now.';
+
+create function audit.row_types_sql(rows text, names text[])
+    returns text
+    language sql
+    immutable
+    parallel safe
+return format('(select array[%s]::oid[] from (select) d left join %s r on false)',
+              (select string_agg(format('pg_typeof(r.%I)', n.name), ', ' order by n.position)
+               from unnest(names) with ordinality n(name, position)), rows);
+comment on function audit.row_types_sql(text, text[]) is 'The SQL of the types of these columns of a transition table.';
+
+create function audit.row_types(relation oid)
+    returns oid[]
+    language sql
+    stable
+begin atomic
+    select array(select a.atttypid from pg_catalog.pg_attribute a where a.attrelid = relation and a.attnum > 0 and not a.attisdropped order by a.attnum);
+end;
+comment on function audit.row_types(oid) is 'The types of all columns of a table in their order, which its compiled function compares with those of its rows where the catalogue may be older than they are.';

@@ -136,13 +136,17 @@ as $function$
 declare
     pieces constant jsonb := audit.capture_pieces(tracked.id, relation);
     is_partitioned constant boolean := (select relkind = 'p' from pg_class where oid = relation);
-    shape_check text;
+    table_shape constant text := audit.table_shape(relation);
+    -- Of all columns, virtual ones included: rows have them.
+    column_names constant text[] := array(select a.attname::text from pg_attribute a where a.attrelid = relation and a.attnum > 0 and not a.attisdropped order by a.attnum);
+    lookup_check text;
+    lookup_probe text := '';
     actor_check text := '';
     unpaired_check text := '';
 begin
     -- Names, not OIDs, for the parents of lookups: the text must hold after a restore, and a parent that is gone reads as
     -- changed. What one asks of a column is asked only once it is known to be there.
-    select concat_ws(' and ', format('%s = %L', audit.shape_sql('tg_relid'), audit.table_shape(relation)), string_agg(format(
+    select coalesce(string_agg(format(
         'case when %1$s = %2$L then has_schema_privilege(%3$L, ''usage'') and has_column_privilege(%4$s, %5$L, ''select'') '
         'and has_column_privilege(%4$s, %6$L, ''select'') and not row_security_active(%4$s) and %7$s else false end',
         audit.shape_sql(n.parent_oid), audit.table_shape(l.parent), n.schema_name, n.parent_oid, l.parent_key, l.parent_column,
@@ -152,8 +156,18 @@ begin
                          n.parent_oid, n.parent_owner,
                          (select f.oid from pg_proc f where f.pronamespace = 'audit'::regnamespace
                           and f.proname = audit.lookup_name(tracked.id, p.path)))
-             else 'not ' || audit.runs_code_when_read_sql(n.parent_oid, n.is_partitioned) end), ' and '))
-    into shape_check
+             else 'not ' || audit.runs_code_when_read_sql(n.parent_oid, n.is_partitioned) end), ' and '), 'true'),
+           -- Once, with no key: a snapshot may be older than what happened to the parent.
+           format($sql$
+        begin
+            %s
+        exception when syntax_error_or_access_rule_violation then
+            audit_follows_lookups := false;
+        end;$sql$, string_agg(format('perform %s from (select null::%s as %I) audit_k;',
+            audit.column_or_lookup_sql('audit_k', tracked.id, relation, audit.table_columns(relation), true, p.path, 'short'),
+            (select a.atttypid::regtype from pg_attribute a where a.attrelid = relation and a.attname = split_part(p.path, '.', 1)),
+            split_part(p.path, '.', 1)), ' '))
+    into lookup_check, lookup_probe
     from unnest(audit.readable_paths(tracked, relation)) p(path)
     cross join lateral audit.find_lookup(relation, p.path) l
     cross join lateral (
@@ -173,20 +187,10 @@ begin
     end if;
     if is_partitioned then
         -- A BEFORE trigger of the partition that a row moves into can suppress it: then old and new rows do not pair up.
-        unpaired_check := format($sql$
-    audit_rows := 0;
+        unpaired_check := $sql$
     if tg_op = 'UPDATE' then
-        audit_rows := (select count(*) from audit_old_rows) - (select count(*) from audit_new_rows);
-    end if;
-    if audit_rows <> 0 then
-        audit_pieces := audit.capture_pieces(%1$s, tg_relid);
-        audit_actor := audit.read_actor_context();%2$s
-        audit_moment := audit.write_moment();
-        execute audit.bulk_sql(audit_pieces, 'DELETE', null) using audit_moment, audit_actor, audit_schema, audit_table;
-        audit_moment := audit.write_moment();
-        execute audit.bulk_sql(audit_pieces, 'INSERT', null) using audit_moment, audit_actor, audit_schema, audit_table;
-        return null;
-    end if;$sql$, tracked.id, actor_check);
+        audit_is_paired := (select count(*) from audit_old_rows) = (select count(*) from audit_new_rows);
+    end if;$sql$;
     end if;
 
     return format($sql$
@@ -212,6 +216,10 @@ declare
     audit_context jsonb;
     audit_pieces jsonb;
     audit_is_current boolean;
+    audit_is_paired boolean := true;
+    audit_shape text;
+    audit_types oid[];
+    audit_follows_lookups boolean := true;
 begin
     if tg_op = 'TRUNCATE' then
         -- A partitioned table holds no rows of its own: TRUNCATE fires the triggers of its partitions too.
@@ -220,7 +228,10 @@ begin
         end if;
         audit_actor := audit.read_actor_context();%5$s
         audit_moment := audit.write_moment();
-        execute audit.truncate_sql(audit.capture_pieces(%3$s, tg_relid), tg_relid, audit.count_is_exact(tg_relid))
+        audit_is_current := audit.count_is_exact(tg_relid);
+        -- An estimate reads no column, and may be the word of a snapshot that is older than the settings.
+        execute audit.truncate_sql(case when audit_is_current then audit.capture_pieces(%3$s, tg_relid) else %10$L::jsonb end,
+                                   tg_relid, audit_is_current)
         using audit_moment, audit_actor, audit_schema, audit_table;
         return null;
     end if;
@@ -241,13 +252,34 @@ begin
     else
         select count(*) into audit_rows from (select from audit_new_rows limit 2) s;
     end if;
-    if audit_rows = 0 then
+    if audit_rows = 0 and audit_is_paired then
         return null;
     end if;
     -- False when the table was changed and this function was not compiled anew: its fragments are then asked for afresh.
-    audit_is_current := coalesce(%4$s, false);
+    if current_setting('transaction_isolation') in ('read committed', 'read uncommitted') then
+        audit_is_current := coalesce(%4$s and %11$s, false);
+    else
+        -- The snapshot may be older than another session's ALTER TABLE: it shows the catalogue as it was, the rows are what is.
+        if tg_op = 'DELETE' then
+            audit_shape := %12$s;
+            if audit_shape = %14$L then
+                audit_types := %15$s;
+            end if;
+        else
+            audit_shape := %13$s;
+            if audit_shape = %14$L then
+                audit_types := %16$s;
+            end if;
+        end if;%18$s
+        audit_is_current := coalesce(audit_types = %17$L::oid[] and audit_follows_lookups and %11$s, false);
+        if not audit_is_current and audit_types is null then
+            execute 'select ' || audit.row_types_sql(case tg_op when 'DELETE' then 'audit_old_rows' else 'audit_new_rows' end,
+                                                     array(select json_object_keys(audit_shape::json)))
+            into audit_types;
+        end if;
+    end if;
 
-    if audit_rows = 1 and audit_is_current then
+    if audit_rows = 1 and audit_is_paired and audit_is_current then
         if tg_op = 'INSERT' then
             select * into audit_n from audit_new_rows;
             %6$s
@@ -275,7 +307,16 @@ begin
         return null;
     end if;
 
-    audit_pieces := case when audit_is_current then %10$L::jsonb else audit.capture_pieces(%3$s, tg_relid) end;
+    audit_pieces := case when audit_is_current then %10$L::jsonb
+                         else audit.capture_pieces(%3$s, tg_relid, audit_shape, audit_types, audit_follows_lookups) end;
+    if not audit_is_paired then
+        audit_actor := audit.read_actor_context();%5$s
+        audit_moment := audit.write_moment();
+        execute audit.bulk_sql(audit_pieces, 'DELETE', null) using audit_moment, audit_actor, audit_schema, audit_table;
+        audit_moment := audit.write_moment();
+        execute audit.bulk_sql(audit_pieces, 'INSERT', null) using audit_moment, audit_actor, audit_schema, audit_table;
+        return null;
+    end if;
     -- Planned each time: the plan that fitted one row would take minutes for many.
     if tg_op = 'UPDATE' then
         execute audit.changed_columns_sql(audit_pieces) into audit_changed;
@@ -293,13 +334,21 @@ $sql$,
         coalesce(quote_literal(pieces ->> 'table_schema'), 'tg_table_schema'),
         coalesce(quote_literal(pieces ->> 'table_name'), 'tg_table_name'),
         tracked.id,
-        shape_check,
+        format('%s = %L', audit.shape_sql('tg_relid'), table_shape),
         actor_check,
         audit.single_row_sql(pieces, 'INSERT'),
         audit.single_row_sql(pieces, 'DELETE'),
         audit.single_row_sql(pieces, 'UPDATE'),
         unpaired_check,
-        pieces::text);
+        pieces::text,
+        lookup_check,
+        audit.row_shape_sql('audit_old_rows'),
+        audit.row_shape_sql('audit_new_rows'),
+        (select '{' || coalesce(string_agg(to_json(n)::text || ':null', ',' order by p), '') || '}' from unnest(column_names) with ordinality c(n, p)),
+        audit.row_types_sql('audit_old_rows', column_names),
+        audit.row_types_sql('audit_new_rows', column_names),
+        audit.row_types(relation),
+        coalesce(lookup_probe, ''));
 end
 $function$;
 comment on function audit.function_sql(audit.tracked_table, oid) is 'The body of a tracked table''s compiled trigger function.';

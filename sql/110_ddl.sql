@@ -55,7 +55,7 @@ comment on function audit.retyped_columns(audit.tracked_table, oid) is
 
 create function audit.filled_columns(tracked audit.tracked_table, relation oid, added jsonb)
     returns jsonb
-    language sql
+    language plpgsql
     stable
     set search_path = pg_catalog, pg_temp
     -- As in a capture function: how a value is written must not depend on who alters the table.
@@ -64,24 +64,53 @@ create function audit.filled_columns(tracked audit.tracked_table, relation oid, 
     set intervalstyle = 'postgres'
     set extra_float_digits = '1'
     set bytea_output = 'hex'
-begin atomic
-    -- The type's output function makes the text: a cast could be the application's.
-    select jsonb_object_agg(f.name, case
-        when octet_length(f.value) > tracked.max_value_bytes
-        then jsonb_build_object('cut', true, 'bytes', octet_length(f.value),
-                                'sha256', encode(sha256(convert_to(f.value, getdatabaseencoding())), 'hex'))
-        else to_jsonb(f.value) end)
-    from (
-        -- A partitioned table holds no rows: its partitions know the value.
-        select distinct on (a.attname) a.attname as name, array_to_string(a.attmissingval, '') as value
+as $function$
+declare
+    filled jsonb;
+    known record;
+    value jsonb;
+begin
+    for known in
+        -- A partitioned table holds no rows: its partitions know the value. The type's output function makes the text.
+        select distinct on (a.attname) a.attname as name, audit.base_type(a.atttypid) as type_oid, array_to_string(a.attmissingval, '') as written
         from audit.partitions_of(relation) p(oid)
-        join pg_catalog.pg_attribute a on a.attrelid = p.oid
+        join pg_attribute a on a.attrelid = p.oid
         where a.atthasmissing and not a.attisdropped and added ? a.attname::text
           and a.attname <> all(tracked.excluded_columns || tracked.redacted_columns)
-        order by a.attname) f;
-end;
+        order by a.attname
+    loop
+        -- Reading a text as a type of the application could run checks and casts of its owner.
+        execute format('select %s from (select $1::%s as value) audit_v',
+                       audit.value_sql('audit_v.value', case when audit.is_core_type(known.type_oid) then known.type_oid else 'text'::regtype end,
+                                       tracked.max_value_bytes),
+                       case when audit.is_core_type(known.type_oid) then known.type_oid else 'text'::regtype end::regtype)
+        into value using known.written;
+        filled := coalesce(filled, '{}') || jsonb_build_object(known.name, value);
+    end loop;
+    return filled;
+end
+$function$;
 comment on function audit.filled_columns(audit.tracked_table, oid, jsonb) is
-    'The constants that existing rows show in columns which were added with a default, as text, cut like any value. Excluded and redacted columns are left out. Null: none.';
+    'The constants that existing rows show in columns which were added with a default, as capture writes values. Excluded and redacted columns are left out. Null: none.';
+
+create function audit.rewritten_columns(relation oid, retyped jsonb, added jsonb, filled jsonb, rewritten_since xid, is_by_type boolean)
+    returns jsonb
+    language sql
+    stable
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    select jsonb_agg(a.attname order by a.attname)
+    from pg_catalog.pg_attribute a
+    where a.attrelid = relation and a.attnum > 0 and not a.attisdropped and not coalesce(filled ? a.attname::text, false)
+      and case
+          when added ? a.attname::text then a.atthasdef or a.attidentity <> ''
+          -- Which columns a command rewrote no trigger is told: those that its transaction altered are more, never fewer.
+          else coalesce(retyped ? a.attname::text, false)
+              or coalesce((is_by_type or a.attgenerated <> '') and age(a.xmin) <= age(rewritten_since), false)
+      end;
+end;
+comment on function audit.rewritten_columns(oid, jsonb, jsonb, jsonb, xid, boolean) is
+    'Columns whose values in existing rows may be others since a DDL command, or came with it, without the log knowing them. Null: none.';
 
 create function audit.follow_table(tracked_id bigint, command text)
     returns boolean
@@ -97,7 +126,11 @@ declare
     shape_before jsonb;
     retyped jsonb;
     added jsonb;
+    filled jsonb;
     rewritten_by text;
+    rewritten_since xid;
+    is_by_type boolean;
+    former_name text;
     is_changed boolean;
     is_renamed boolean;
 begin
@@ -109,6 +142,7 @@ begin
         return false;
     end if;
     shape_before := tracked.column_numbers;
+    former_name := format('%I.%I', tracked.table_schema, tracked.table_name);
     retyped := audit.retyped_columns(tracked, relation);
     select coalesce(jsonb_object_agg(n.key, a.attname), '{}') into renamed
     from jsonb_each_text(tracked.column_numbers) n
@@ -140,22 +174,28 @@ begin
     is_changed := audit.compile_tracking(tracked_id, relation);
     perform audit.let_owner_attach(tracked_id, relation);
     with noted as (
-        delete from audit.rewritten_table r where r.tracked_table_id = tracked_id returning r.by_command)
-    select min(noted.by_command) into rewritten_by from noted;
+        delete from audit.rewritten_table r where r.tracked_table_id = tracked_id returning r.by_command, r.is_by_type, r.xmin)
+    select min(noted.by_command), bool_or(noted.is_by_type),
+           -- In a later transaction nothing tells which columns it was.
+           case when bool_and(age(noted.xmin) <= age(pg_current_xact_id()::xid)) then pg_current_xact_id()::xid else '2'::xid end
+    into rewritten_by, is_by_type, rewritten_since from noted;
     if is_renamed or retyped is not null or rewritten_by is not null or is_changed then
         select * into tracked from audit.tracked_table where id = tracked_id;
         if is_renamed or retyped is not null or rewritten_by is not null
            or shape_before <> tracked.column_numbers or command = 'ALTER TABLE' then
             select coalesce(jsonb_agg(k order by k), '[]') into added
             from jsonb_object_keys(tracked.column_numbers) k
-            where not shape_before ? k and k not in (select r.value from jsonb_each_text(renamed) r);
+            where shape_before -> k is distinct from tracked.column_numbers -> k and k not in (select r.value from jsonb_each_text(renamed) r);
+            filled := audit.filled_columns(tracked, relation, added);
             perform audit.write_event('table_altered', format('%I.%I', tracked.table_schema, tracked.table_name), tracked.workspace,
                 jsonb_build_object('command', coalesce(rewritten_by, command), 'renamed_columns', renamed, 'added_columns', added,
                     'dropped_columns', (select coalesce(jsonb_agg(k order by k), '[]') from jsonb_object_keys(shape_before) k
-                                        where not tracked.column_numbers ? k and not renamed ? k))
+                                        where shape_before -> k is distinct from tracked.column_numbers -> k and not renamed ? k))
                 || jsonb_strip_nulls(jsonb_build_object(
+                    'former_name', case when is_renamed then former_name end,
                     'retyped_columns', retyped,
-                    'filled_columns', audit.filled_columns(tracked, relation, added),
+                    'filled_columns', filled,
+                    'rewritten_columns', audit.rewritten_columns(relation, retyped, added, filled, case when rewritten_by is not null then rewritten_since end, is_by_type),
                     'rewritten', case when rewritten_by is not null then true end)));
         end if;
     end if;
@@ -239,8 +279,9 @@ as $function$
 declare
     root constant oid := coalesce(pg_partition_root(pg_event_trigger_table_rewrite_oid()), pg_event_trigger_table_rewrite_oid());
 begin
-    insert into audit.rewritten_table (tracked_table_id, by_command)
-    select t.id, tg_tag
+    -- 4: the server's own number for columns of another type or expression.
+    insert into audit.rewritten_table (tracked_table_id, by_command, is_by_type)
+    select t.id, tg_tag, pg_event_trigger_table_rewrite_reason() & 4 <> 0
     from audit.tracked_table t
     where exists (select from pg_trigger g join pg_proc p on p.oid = g.tgfoid
                   where g.tgrelid = root and p.pronamespace = 'audit'::regnamespace and p.proname = 'capture_' || t.id);

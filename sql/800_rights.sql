@@ -37,6 +37,9 @@ begin
     end loop;
     alter type audit.actor_context owner to audit_owner;
     alter type audit.lookup owner to audit_owner;
+    alter type audit.row_column owner to audit_owner;
+    alter type audit.table_span owner to audit_owner;
+    alter type audit.row_change owner to audit_owner;
     alter type audit.reader owner to audit_owner;
 end
 $owners$;
@@ -46,7 +49,7 @@ revoke all on schema audit from public;
 revoke all on all tables in schema audit from public;
 revoke all on all sequences in schema audit from public;
 revoke all on all functions in schema audit from public;
-revoke all on type audit.actor_context, audit.lookup, audit.reader from public;
+revoke all on type audit.actor_context, audit.lookup, audit.reader, audit.row_column, audit.table_span, audit.row_change from public;
 
 -- audit_owner: puts the refusal of alterations on new days, lets the owners of tracked tables in, has lookups made.
 grant execute on function
@@ -76,7 +79,7 @@ grant select on audit.floor to audit_capture;
 grant usage on type audit.actor_context to audit_capture;
 grant execute on function
     audit.new_entry_id(timestamptz), audit.write_moment(), audit.read_actor_context(),
-    audit.capture_pieces(bigint, oid), audit.changed_columns_sql(jsonb), audit.pair_sql(), audit.object_sql(jsonb, text),
+    audit.capture_pieces(bigint, oid, text, oid[], boolean), audit.row_types_sql(text, text[]), audit.changed_columns_sql(jsonb), audit.pair_sql(), audit.object_sql(jsonb, text),
     audit.row_event_sql(jsonb, text, text[]), audit.row_sql(jsonb, text, text[]), audit.bulk_sql(jsonb, text, text[]),
     audit.truncate_sql(jsonb, oid, boolean), audit.count_is_exact(oid), audit.runs_code_when_read(oid),
     audit.runs_code_when_read_sql(text, boolean), audit.changed_object_sql(jsonb, text)
@@ -118,8 +121,14 @@ grant select (prefix, workspace_id, name, role, created_at, expires_at, lifetime
 grant select (prefix, key_prefix, opened_at, ends_at) on audit.page_session to audit_dba;
 grant execute on function
     audit.check(), audit.upkeep_status(), audit.list_keys(text), audit.retention_days(), audit.upkeep_is_late(), audit.entry_moment(uuid),
-    audit.day_start(date), audit.utc_day(timestamptz), audit.days_past_retention()
+    audit.day_start(date), audit.utc_day(timestamptz), audit.days_past_retention(),
+    audit.row_history(regclass, text), audit.row_history(text, text, text),
+    audit.row_as_of(regclass, text, timestamptz), audit.row_as_of(text, text, text, timestamptz),
+    audit.row_image(audit.table_span[], text, timestamptz, boolean), audit.row_changes(audit.table_span[], text),
+    audit.alter_row_image(jsonb, jsonb), audit.key_after(audit.row_change, text, audit.table_span), audit.table_spans(text, text),
+    audit.primary_key_columns(oid), audit.bounded_sql(text)
     to audit_dba;
+grant usage on type audit.table_span, audit.row_change to audit_dba;
 
 -- audit_maintainer: upkeep and keys; becomes audit_owner by SET ROLE for what functions cannot do.
 grant usage on schema audit to audit_maintainer;

@@ -309,6 +309,10 @@ def take_the_generic_way(connection: psycopg.Connection[tuple[Any, ...]]) -> Non
         "create or replace function audit.table_shape(relation oid) returns text language sql stable"
         " set search_path = pg_catalog, pg_temp as $$ select 'of another table' $$"
     )
+    connection.execute(
+        "create or replace function audit.row_types(relation oid) returns oid[] language sql stable"
+        " set search_path = pg_catalog, pg_temp as $$ select '{0}'::oid[] $$"
+    )
 
 
 @pytest.fixture

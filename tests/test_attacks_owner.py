@@ -83,6 +83,29 @@ def test_no_cast_of_his_is_run(db: Connection, owner: Connection, target: str, r
     ]
 
 
+@pytest.mark.parametrize("follows", [True, False])
+@pytest.mark.parametrize("rows", ["('fine')", "('fine'), ('bad')"])
+def test_no_cast_of_his_is_run_for_a_snapshot_older_than_his_type(
+    database: Database, db: Connection, owner: Connection, rows: str, follows: bool
+) -> None:
+    owner.execute("create type mood as enum ('fine', 'bad')")
+    owner.execute("create table trap (id text, workspace_id text); create table unrelated (id integer)")
+    owner.execute("select audit.enable_tracking('trap', resource_id_columns => '{id}', resource_name_column => 'id')")
+    if not follows:
+        db.execute("alter event trigger audit_follow_ddl disable")
+    bait(owner, "steal(mood)", "text", "'x'")
+    owner.execute("create cast (mood as text) with function steal(mood) as implicit")
+    old = database.connect("app_owner", autocommit=False)
+    old.execute("set transaction isolation level repeatable read; select from unrelated")
+    owner.execute("alter table trap alter id type mood using id::mood, add column many mood[] default '{fine}'")
+    old.execute(f"insert into trap (id) values {rows}".encode())
+    old.execute("update trap set many = '{bad}'")
+    old.execute("delete from trap")
+    old.commit()
+    assert stolen(db, "app_owner") == []
+    assert trail(db, "operation") == [("INSERT",), ("UPDATE",), ("DELETE",)]
+
+
 def test_an_implicit_cast_fails_no_write_of_the_table_that_has_the_type(db: Connection, owner: Connection) -> None:
     owner.execute("create type mood as enum ('fine', 'bad')")
     owner.execute("create table trap (id integer primary key, m mood, workspace_id text)")

@@ -256,6 +256,34 @@ def test_an_excluded_column_stays_secret_under_a_new_name(document: Connection, 
     assert trail(document, "coalesce(before::text, '') || after::text like '%hush%'") == [(False,), (False,)]
 
 
+@pytest.mark.parametrize("follows", [True, False])
+@pytest.mark.parametrize(
+    "rename",
+    [
+        "alter table document rename column secret to token",
+        # The secret under a name that is known, and another column under the secret's.
+        (
+            "alter table document rename column secret to t; alter table document rename column title to secret;"
+            " alter table document rename column t to token; alter table document add column title text"
+        ),
+    ],
+)
+def test_an_excluded_column_stays_secret_for_a_snapshot_older_than_its_new_name(
+    database: Database, document: Connection, rename: str, follows: bool
+) -> None:
+    document.execute("create table unrelated (id integer)")
+    if not follows:
+        document.execute("alter event trigger audit_follow_ddl disable")
+    old = database.connect(autocommit=False)
+    old.execute("set transaction isolation level repeatable read; select from unrelated")
+    document.execute(rename.encode())
+    old.execute("insert into document (id, workspace_id, token) values (1, 'acme', 'hush'), (2, 'acme', 'hush')")
+    old.execute("insert into document (id, workspace_id, token) values (3, 'acme', 'hush')")
+    old.commit()
+    assert trail(document, "row_count, coalesce(after::text, '') like '%hush%'") == [(2, False), (1, False)]
+    assert count(document, "select count(*) from audit.change where after::text like '%hush%'") == 0
+
+
 def test_an_excluded_column_of_an_inheriting_table_stays_secret_under_a_new_name(db: Connection) -> None:
     db.execute("create table base (id integer primary key, workspace_id text, secret text)")
     db.execute("create table kid (primary key (id)) inherits (base)")

@@ -25,7 +25,8 @@ begin
                  from pg_catalog.pg_namespace n, aclexplode(n.nspacl)
                  where n.nspname = 'audit' and grantee not in (0, n.nspowner))
         || array['drop type if exists audit.actor_context cascade', 'drop type if exists audit.lookup cascade',
-                 'drop type if exists audit.reader cascade']
+                 'drop type if exists audit.reader cascade', 'drop type if exists audit.row_column cascade',
+                 'drop type if exists audit.table_span cascade', 'drop type if exists audit.row_change cascade']
     loop
         execute command;
     end loop;

@@ -810,11 +810,13 @@ comment on column audit.tracked_table.compiled_digest is 'MD5 of the compiled fu
 -- A note that only grows: to mark the settings' own row would wait for whoever compiles them, with the table locked.
 create table audit.rewritten_table (
     tracked_table_id bigint not null,
-    by_command text not null
+    by_command text not null,
+    is_by_type boolean not null
 );
 comment on table audit.rewritten_table is
     'Tracked tables whose rows a DDL command rewrites, one row a rewrite, from its beginning until table_altered is recorded: at the end of the command, else by upkeep. Mostly empty.';
 comment on column audit.rewritten_table.tracked_table_id is 'Number of the tracked table. Never null.';
+comment on column audit.rewritten_table.is_by_type is 'Whether values were made anew by ALTER COLUMN … TYPE; else only columns that came with the command, or generated ones, have other values. Never null.';
 comment on column audit.rewritten_table.by_command is 'The command''s tag, such as ALTER TABLE. Never null.';
 
 create function audit.own_events()
@@ -964,7 +966,26 @@ return format('case when octet_length(%1$s) > 2000 then left(%1$s, 200) || ''…
 comment on function audit.bounded_sql(text) is
     'The SQL that keeps a text as it is up to 2000 bytes, and a longer one by its beginning and SHA-256, so that it still tells things apart.';
 
-create function audit.key_sql(alias text, relation oid, columns text[])
+create type audit.row_column as (
+    name text,
+    type_oid oid,
+    collation_oid oid
+);
+comment on type audit.row_column is
+    'A column as a table''s rows have it. Its collation is null when it is not known: then only identity tells what changed.';
+
+create function audit.table_columns(relation oid)
+    returns audit.row_column[]
+    language sql
+    stable
+begin atomic
+    select coalesce(array_agg(row(a.attname, a.atttypid, a.attcollation)::audit.row_column order by a.attnum), '{}')
+    from pg_catalog.pg_attribute a
+    where a.attrelid = relation and a.attnum > 0 and not a.attisdropped and a.attgenerated <> 'v';
+end;
+comment on function audit.table_columns(oid) is 'The columns of a table that its rows hold, as the catalogue says: all but virtual ones.';
+
+create function audit.key_sql(alias text, columns audit.row_column[], key_columns text[])
     returns text
     language plpgsql
     stable
@@ -974,30 +995,32 @@ declare
     parts text[];
     is_short boolean;
 begin
-    if columns is null or cardinality(columns) = 0 then
+    if key_columns is null or cardinality(key_columns) = 0 then
         return 'null::text';
     end if;
     select array_agg(
-        case when cardinality(columns) = 1 or not audit.is_core_type(audit.base_type(a.atttypid))
-             then audit.text_sql(format('%s.%I', alias, a.attname), a.atttypid)
-             else format('%s.%I', alias, a.attname) end
+        case when cardinality(key_columns) > 1 and audit.is_core_type(audit.base_type(c.type_oid)) then format('%s.%I', alias, c.name)
+             -- Written as the column's value is, so that the one can be told from the other.
+             when audit.base_type(c.type_oid) in ('timestamp'::regtype, 'timestamptz'::regtype, 'real'::regtype, 'double precision'::regtype)
+             then format('(to_jsonb(%s.%I) #>> ''{}'')', alias, c.name)
+             else audit.text_sql(format('%s.%I', alias, c.name), c.type_oid) end
         order by k.position),
         bool_and(t.typlen > 0)
     into parts, is_short
-    from unnest(columns) with ordinality k(name, position)
-    join pg_attribute a on a.attrelid = relation and a.attname = k.name and a.attnum > 0 and not a.attisdropped
-    join pg_type t on t.oid = a.atttypid;
-    if parts is null or cardinality(parts) < cardinality(columns) then
+    from unnest(key_columns) with ordinality k(name, position)
+    join unnest(columns) c on c.name = k.name
+    left join pg_type t on t.oid = c.type_oid;
+    if parts is null or cardinality(parts) < cardinality(key_columns) then
         return 'null::text';
     end if;
-    if is_short and cardinality(columns) = 1 then
+    if is_short and cardinality(key_columns) = 1 then
         return parts[1];
     end if;
-    return audit.bounded_sql(case when cardinality(columns) = 1 then parts[1]
+    return audit.bounded_sql(case when cardinality(key_columns) = 1 then parts[1]
                                   else format('jsonb_build_array(%s)::text', array_to_string(parts, ', ')) end);
 end
 $function$;
-comment on function audit.key_sql(text, oid, text[]) is
+comment on function audit.key_sql(text, audit.row_column[], text[]) is
     'The SQL that turns a row''s key columns into the text of resource_id and row_key. A column that is gone makes it null.';
 
 create function audit.primary_key_columns(relation oid)
@@ -1261,7 +1284,8 @@ $function$;
 comment on function audit.keep_lookups(bigint, oid, text[]) is
     'Makes the functions that look these paths of a tracked table up, each owned by the owner of the table it reads, and drops its other ones.';
 
-create function audit.column_or_lookup_sql(alias text, tracked_id bigint, relation oid, path text, length text)
+create function audit.column_or_lookup_sql(alias text, tracked_id bigint, relation oid, columns audit.row_column[],
+                                           follows_lookups boolean, path text, length text)
     returns text
     language plpgsql
     stable
@@ -1276,16 +1300,14 @@ begin
     if path is null then
         return 'null::text';
     end if;
-    select atttypid into type_oid
-    from pg_attribute
-    where attrelid = relation and attname = path and attnum > 0 and not attisdropped and attgenerated <> 'v';
+    select c.type_oid into type_oid from unnest(columns) c where c.name = path;
     if found then
         value := audit.text_sql(format('%s.%I', alias, path), type_oid);
         return case when (select typlen from pg_type where oid = type_oid) > 0 then value
                     when length = 'short' then format('left(%s, 500)', value)
                     else audit.bounded_sql(value) end;
     end if;
-    if path not like '%.%' then
+    if path not like '%.%' or not follows_lookups then
         return 'null::text';
     end if;
     target := audit.find_lookup(relation, path);
@@ -1303,11 +1325,15 @@ begin
                              where p.pronamespace = 'audit'::regnamespace and p.proname = audit.lookup_name(tracked_id, path)
                                and p.prosrc = audit.lookup_body(relation, path)
                                -- For another type the parser could find somebody's implicit cast.
-                               and p.proargtypes[0] = (select atttypid from pg_attribute
-                                                       where attrelid = relation and attname = split_part(path, '.', 1))
+                               and p.proargtypes[0] = (select c.type_oid from unnest(columns) c where c.name = split_part(path, '.', 1))
                                and has_function_privilege('audit_capture', p.oid, 'execute')) then 'null::text'
             when length = 'short' then format('left(%s, 500)', value)
             else audit.bounded_sql(value) end;
+    end if;
+    if not exists (select from unnest(columns) c
+                   join pg_attribute a on a.attrelid = relation and a.attname = c.name and a.atttypid = c.type_oid
+                   where c.name = split_part(path, '.', 1)) then
+        return 'null::text';
     end if;
     value := audit.text_sql(format('audit_p.%I', target.parent_column), type_oid);
     return format('(select %s from %s %s audit_p where audit_p.%I %s %s.%I)',
@@ -1317,7 +1343,7 @@ begin
                   target.parent_key, target.key_operator, alias, split_part(path, '.', 1));
 end
 $function$;
-comment on function audit.column_or_lookup_sql(text, bigint, oid, text, text) is
+comment on function audit.column_or_lookup_sql(text, bigint, oid, audit.row_column[], boolean, text, text) is
     'The SQL for a column''s text, or for fk_column.column looked up in the parent, of limited length. Null text where neither can be had.';
 
 create function audit.shape_sql(relation text)
@@ -1349,13 +1375,42 @@ end
 $function$;
 comment on function audit.table_shape(oid) is 'A table''s fingerprint, which its compiled function compares before each use. Another one after a restore, where types of the application have other OIDs: upkeep compiles anew.';
 
+create function audit.row_shape_sql(rows text)
+    returns text
+    language sql
+    immutable
+    parallel safe
+    -- Of a row of nulls, which calls no cast of any type. The inner select makes it a row: an outer join's whole row would be null.
+return format('(select row_to_json(s)::text from (select r.* from (select) d left join %s r on false) s)', rows);
+comment on function audit.row_shape_sql(text) is
+    'The SQL of the names of a transition table''s columns in their order, as keys of a JSON object. Unlike the catalogue, which a transaction sees as old as its snapshot, rows are what they are now.';
+
+create function audit.row_types_sql(rows text, names text[])
+    returns text
+    language sql
+    immutable
+    parallel safe
+return format('(select array[%s]::oid[] from (select) d left join %s r on false)',
+              (select string_agg(format('pg_typeof(r.%I)', n.name), ', ' order by n.position)
+               from unnest(names) with ordinality n(name, position)), rows);
+comment on function audit.row_types_sql(text, text[]) is 'The SQL of the types of these columns of a transition table.';
+
+create function audit.row_types(relation oid)
+    returns oid[]
+    language sql
+    stable
+begin atomic
+    select array(select a.atttypid from pg_catalog.pg_attribute a where a.attrelid = relation and a.attnum > 0 and not a.attisdropped order by a.attnum);
+end;
+comment on function audit.row_types(oid) is 'The types of all columns of a table in their order, which its compiled function compares with those of its rows where the catalogue may be older than they are.';
+
 -- The fragments of SQL that capture one table, read from its settings and the catalogue. Everything after this is text alone:
 -- the compiled function holds the fragments as literals; one whose table changed behind its back asks for them afresh, so
 -- that both ways run the same statements.
 
 set search_path = pg_catalog, pg_temp;
 
-create function audit.side_pieces(tracked audit.tracked_table, relation oid, alias text)
+create function audit.side_pieces(tracked audit.tracked_table, relation oid, columns audit.row_column[], follows_lookups boolean, alias text)
     returns jsonb
     language plpgsql
     stable
@@ -1373,19 +1428,19 @@ begin
         'workspace', case
             when tracked.workspace is not null then format('%L::text', tracked.workspace)
             when tracked.workspace_setting is not null then format('nullif(left(current_setting(%L, true), 200), '''')', tracked.workspace_setting)
-            else format('nullif(%s, '''')', audit.column_or_lookup_sql(alias, tracked.id, relation, tracked.workspace_column, 'bounded')) end,
+            else format('nullif(%s, '''')', audit.column_or_lookup_sql(alias, tracked.id, relation, columns, follows_lookups, tracked.workspace_column, 'bounded')) end,
         'resource_type', case
             when tracked.resource_type_column is null then format('%L::text', default_type)
-            else format('coalesce(nullif(nullif(%s, ''''), ''audit_log''), %L)', audit.column_or_lookup_sql(alias, tracked.id, relation, tracked.resource_type_column, 'short'), default_type) end,
-        'resource_id', audit.key_sql(alias, relation, coalesce(tracked.resource_id_columns, key_columns)),
-        'resource_name', audit.column_or_lookup_sql(alias, tracked.id, relation, tracked.resource_name_column, 'short'),
-        'row_key', audit.key_sql(alias, relation, key_columns),
-        'subject_id', audit.column_or_lookup_sql(alias, tracked.id, relation, split_part(tracked.subject_column, '.', 1), 'bounded'),
+            else format('coalesce(nullif(nullif(%s, ''''), ''audit_log''), %L)', audit.column_or_lookup_sql(alias, tracked.id, relation, columns, follows_lookups, tracked.resource_type_column, 'short'), default_type) end,
+        'resource_id', audit.key_sql(alias, columns, coalesce(tracked.resource_id_columns, key_columns)),
+        'resource_name', audit.column_or_lookup_sql(alias, tracked.id, relation, columns, follows_lookups, tracked.resource_name_column, 'short'),
+        'row_key', audit.key_sql(alias, columns, key_columns),
+        'subject_id', audit.column_or_lookup_sql(alias, tracked.id, relation, columns, follows_lookups, split_part(tracked.subject_column, '.', 1), 'bounded'),
         'subject_name', case when tracked.subject_column like '%.%'
-            then audit.column_or_lookup_sql(alias, tracked.id, relation, tracked.subject_column, 'short') else 'null::text' end);
+            then audit.column_or_lookup_sql(alias, tracked.id, relation, columns, follows_lookups, tracked.subject_column, 'short') else 'null::text' end);
 end
 $function$;
-comment on function audit.side_pieces(audit.tracked_table, oid, text) is
+comment on function audit.side_pieces(audit.tracked_table, oid, audit.row_column[], boolean, text) is
     'The SQL fragments that read one side (old or new) of a changed row, under the given alias.';
 
 create function audit.unfollowed_columns(tracked audit.tracked_table, relation oid)
@@ -1414,7 +1469,29 @@ end;
 comment on function audit.unfollowed_columns(audit.tracked_table, oid) is
     'Columns that are, or may be, excluded or redacted ones under a new name which nobody has told the settings: not stored.';
 
-create function audit.capture_pieces(tracked_id bigint, relation oid)
+create function audit.secret_row_columns(tracked audit.tracked_table, relation oid, columns audit.row_column[])
+    returns text[]
+    language sql
+    stable
+begin atomic
+    -- Asked by number, the server tells a column's name as it is now, however old the snapshot.
+    with secret as (
+        select s.name, n.number, (pg_identify_object_as_address('pg_catalog.pg_class'::regclass, relation, n.number)).object_names[3] as now
+        from unnest(tracked.excluded_columns || tracked.redacted_columns) s(name)
+        cross join lateral (select (tracked.column_numbers ->> s.name)::integer as number) n
+    )
+    select coalesce(array_agg(c.name), '{}')
+    from unnest(columns) c
+    where exists (select from secret where relation = tracked.relation_oid and secret.now = c.name and secret.now <> secret.name)
+       or not tracked.column_numbers ? c.name
+          and exists (select from secret
+                      where secret.number is not null and not exists (select from unnest(columns) d where d.name = secret.name));
+end;
+comment on function audit.secret_row_columns(audit.tracked_table, oid, audit.row_column[]) is
+    'Like audit.unfollowed_columns, of columns that the catalogue may not show to this transaction.';
+
+create function audit.capture_pieces(
+    tracked_id bigint, relation oid, row_shape text default null, row_types oid[] default null, follows_lookups boolean default true)
     returns jsonb
     language plpgsql
     stable
@@ -1427,6 +1504,7 @@ declare
     events jsonb;
     soft_delete jsonb;
     secret text[];
+    row_columns audit.row_column[];
     root constant oid := coalesce(pg_partition_root(relation), relation);
     is_partitioned boolean;
 begin
@@ -1435,26 +1513,35 @@ begin
     select n.nspname, c.relname, c.relkind = 'p' into tracked.table_schema, tracked.table_name, is_partitioned
     from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = root;
 
-    secret := audit.unfollowed_columns(tracked, root);
+    if row_types is null then
+        row_columns := audit.table_columns(relation);
+        secret := audit.unfollowed_columns(tracked, root);
+    else
+        -- Whose collation may have changed is compared by its bytes.
+        select array_agg(row(k.name, row_types[k.position], (select 0 from pg_type t where t.oid = row_types[k.position] and t.typcollation = 0))::audit.row_column
+                         order by k.position)
+        into row_columns
+        from json_object_keys(row_shape::json) with ordinality k(name, position)
+        where not exists (select from pg_attribute a where a.attrelid = relation and a.attname = k.name and a.attgenerated = 'v');
+        secret := audit.secret_row_columns(tracked, root, row_columns);
+    end if;
     select jsonb_agg(jsonb_build_object(
-        'name', a.attname,
+        'name', a.name,
         'changed', case
-            when audit.equality_is_identity(audit.base_type(a.atttypid), a.attcollation)
-                then format('audit_o.%1$I is distinct from audit_n.%1$I', a.attname)
-            else format('record_image_ne(row(audit_o.%1$I), row(audit_n.%1$I))', a.attname) end,
+            when a.collation_oid is not null and audit.equality_is_identity(audit.base_type(a.type_oid), a.collation_oid)
+                then format('audit_o.%1$I is distinct from audit_n.%1$I', a.name)
+            else format('record_image_ne(row(audit_o.%1$I), row(audit_n.%1$I))', a.name) end,
         'before', case
-            when a.attname = any(tracked.redacted_columns) then '''{"redacted": true}''::jsonb'
-            else audit.value_sql(format('audit_o.%I', a.attname), a.atttypid, tracked.max_value_bytes) end,
+            when a.name = any(tracked.redacted_columns) then '''{"redacted": true}''::jsonb'
+            else audit.value_sql(format('audit_o.%I', a.name), a.type_oid, tracked.max_value_bytes) end,
         'after', case
-            when a.attname = any(tracked.redacted_columns) then '''{"redacted": true}''::jsonb'
-            else audit.value_sql(format('audit_n.%I', a.attname), a.atttypid, tracked.max_value_bytes) end)
-        order by a.attnum)
+            when a.name = any(tracked.redacted_columns) then '''{"redacted": true}''::jsonb'
+            else audit.value_sql(format('audit_n.%I', a.name), a.type_oid, tracked.max_value_bytes) end)
+        order by a.position)
     into columns
-    from pg_attribute a
-    where a.attrelid = relation and a.attnum > 0 and not a.attisdropped
-      and a.attgenerated <> 'v'
-      and a.attname <> all(tracked.excluded_columns)
-      and a.attname <> all(secret);
+    from unnest(row_columns) with ordinality a(name, type_oid, collation_oid, position)
+    where a.name <> all(tracked.excluded_columns)
+      and a.name <> all(secret);
 
     events := audit.kind_events(tracked.kind) || coalesce(tracked.events, '{}');
     if tracked.soft_delete_column is not null
@@ -1471,8 +1558,8 @@ begin
         'table_name', case when is_partitioned then tracked.table_name end,
         'columns', coalesce(columns, '[]'),
         'has_key', audit.primary_key_columns(relation) is not null,
-        'old', audit.side_pieces(tracked, relation, 'audit_o'),
-        'new', audit.side_pieces(tracked, relation, 'audit_n'),
+        'old', audit.side_pieces(tracked, relation, row_columns, follows_lookups, 'audit_o'),
+        'new', audit.side_pieces(tracked, relation, row_columns, follows_lookups, 'audit_n'),
         'events', events,
         'column_events', coalesce((
             select jsonb_agg(jsonb_build_object('event', e.key, 'columns', e.value) order by e.key)
@@ -1480,8 +1567,8 @@ begin
         'soft_delete', soft_delete);
 end
 $function$;
-comment on function audit.capture_pieces(bigint, oid) is
-    'The SQL fragments that capture a tracked table, from its settings and the catalogue as they are now. The relation may be a partition of it.';
+comment on function audit.capture_pieces(bigint, oid, text, oid[], boolean) is
+    'The SQL fragments that capture a tracked table, from its settings and the catalogue as they are now. The relation may be a partition of it. A transaction that may see the catalogue older than its rows gives names and types of the rows'' columns; without follows_lookups nothing is looked up.';
 
 -- Statements of any number of rows: from the fragments to the one statement that writes entries and changes.
 
@@ -1814,13 +1901,17 @@ as $function$
 declare
     pieces constant jsonb := audit.capture_pieces(tracked.id, relation);
     is_partitioned constant boolean := (select relkind = 'p' from pg_class where oid = relation);
-    shape_check text;
+    table_shape constant text := audit.table_shape(relation);
+    -- Of all columns, virtual ones included: rows have them.
+    column_names constant text[] := array(select a.attname::text from pg_attribute a where a.attrelid = relation and a.attnum > 0 and not a.attisdropped order by a.attnum);
+    lookup_check text;
+    lookup_probe text := '';
     actor_check text := '';
     unpaired_check text := '';
 begin
     -- Names, not OIDs, for the parents of lookups: the text must hold after a restore, and a parent that is gone reads as
     -- changed. What one asks of a column is asked only once it is known to be there.
-    select concat_ws(' and ', format('%s = %L', audit.shape_sql('tg_relid'), audit.table_shape(relation)), string_agg(format(
+    select coalesce(string_agg(format(
         'case when %1$s = %2$L then has_schema_privilege(%3$L, ''usage'') and has_column_privilege(%4$s, %5$L, ''select'') '
         'and has_column_privilege(%4$s, %6$L, ''select'') and not row_security_active(%4$s) and %7$s else false end',
         audit.shape_sql(n.parent_oid), audit.table_shape(l.parent), n.schema_name, n.parent_oid, l.parent_key, l.parent_column,
@@ -1830,8 +1921,18 @@ begin
                          n.parent_oid, n.parent_owner,
                          (select f.oid from pg_proc f where f.pronamespace = 'audit'::regnamespace
                           and f.proname = audit.lookup_name(tracked.id, p.path)))
-             else 'not ' || audit.runs_code_when_read_sql(n.parent_oid, n.is_partitioned) end), ' and '))
-    into shape_check
+             else 'not ' || audit.runs_code_when_read_sql(n.parent_oid, n.is_partitioned) end), ' and '), 'true'),
+           -- Once, with no key: a snapshot may be older than what happened to the parent.
+           format($sql$
+        begin
+            %s
+        exception when syntax_error_or_access_rule_violation then
+            audit_follows_lookups := false;
+        end;$sql$, string_agg(format('perform %s from (select null::%s as %I) audit_k;',
+            audit.column_or_lookup_sql('audit_k', tracked.id, relation, audit.table_columns(relation), true, p.path, 'short'),
+            (select a.atttypid::regtype from pg_attribute a where a.attrelid = relation and a.attname = split_part(p.path, '.', 1)),
+            split_part(p.path, '.', 1)), ' '))
+    into lookup_check, lookup_probe
     from unnest(audit.readable_paths(tracked, relation)) p(path)
     cross join lateral audit.find_lookup(relation, p.path) l
     cross join lateral (
@@ -1851,20 +1952,10 @@ begin
     end if;
     if is_partitioned then
         -- A BEFORE trigger of the partition that a row moves into can suppress it: then old and new rows do not pair up.
-        unpaired_check := format($sql$
-    audit_rows := 0;
+        unpaired_check := $sql$
     if tg_op = 'UPDATE' then
-        audit_rows := (select count(*) from audit_old_rows) - (select count(*) from audit_new_rows);
-    end if;
-    if audit_rows <> 0 then
-        audit_pieces := audit.capture_pieces(%1$s, tg_relid);
-        audit_actor := audit.read_actor_context();%2$s
-        audit_moment := audit.write_moment();
-        execute audit.bulk_sql(audit_pieces, 'DELETE', null) using audit_moment, audit_actor, audit_schema, audit_table;
-        audit_moment := audit.write_moment();
-        execute audit.bulk_sql(audit_pieces, 'INSERT', null) using audit_moment, audit_actor, audit_schema, audit_table;
-        return null;
-    end if;$sql$, tracked.id, actor_check);
+        audit_is_paired := (select count(*) from audit_old_rows) = (select count(*) from audit_new_rows);
+    end if;$sql$;
     end if;
 
     return format($sql$
@@ -1890,6 +1981,10 @@ declare
     audit_context jsonb;
     audit_pieces jsonb;
     audit_is_current boolean;
+    audit_is_paired boolean := true;
+    audit_shape text;
+    audit_types oid[];
+    audit_follows_lookups boolean := true;
 begin
     if tg_op = 'TRUNCATE' then
         -- A partitioned table holds no rows of its own: TRUNCATE fires the triggers of its partitions too.
@@ -1898,7 +1993,10 @@ begin
         end if;
         audit_actor := audit.read_actor_context();%5$s
         audit_moment := audit.write_moment();
-        execute audit.truncate_sql(audit.capture_pieces(%3$s, tg_relid), tg_relid, audit.count_is_exact(tg_relid))
+        audit_is_current := audit.count_is_exact(tg_relid);
+        -- An estimate reads no column, and may be the word of a snapshot that is older than the settings.
+        execute audit.truncate_sql(case when audit_is_current then audit.capture_pieces(%3$s, tg_relid) else %10$L::jsonb end,
+                                   tg_relid, audit_is_current)
         using audit_moment, audit_actor, audit_schema, audit_table;
         return null;
     end if;
@@ -1919,13 +2017,34 @@ begin
     else
         select count(*) into audit_rows from (select from audit_new_rows limit 2) s;
     end if;
-    if audit_rows = 0 then
+    if audit_rows = 0 and audit_is_paired then
         return null;
     end if;
     -- False when the table was changed and this function was not compiled anew: its fragments are then asked for afresh.
-    audit_is_current := coalesce(%4$s, false);
+    if current_setting('transaction_isolation') in ('read committed', 'read uncommitted') then
+        audit_is_current := coalesce(%4$s and %11$s, false);
+    else
+        -- The snapshot may be older than another session's ALTER TABLE: it shows the catalogue as it was, the rows are what is.
+        if tg_op = 'DELETE' then
+            audit_shape := %12$s;
+            if audit_shape = %14$L then
+                audit_types := %15$s;
+            end if;
+        else
+            audit_shape := %13$s;
+            if audit_shape = %14$L then
+                audit_types := %16$s;
+            end if;
+        end if;%18$s
+        audit_is_current := coalesce(audit_types = %17$L::oid[] and audit_follows_lookups and %11$s, false);
+        if not audit_is_current and audit_types is null then
+            execute 'select ' || audit.row_types_sql(case tg_op when 'DELETE' then 'audit_old_rows' else 'audit_new_rows' end,
+                                                     array(select json_object_keys(audit_shape::json)))
+            into audit_types;
+        end if;
+    end if;
 
-    if audit_rows = 1 and audit_is_current then
+    if audit_rows = 1 and audit_is_paired and audit_is_current then
         if tg_op = 'INSERT' then
             select * into audit_n from audit_new_rows;
             %6$s
@@ -1953,7 +2072,16 @@ begin
         return null;
     end if;
 
-    audit_pieces := case when audit_is_current then %10$L::jsonb else audit.capture_pieces(%3$s, tg_relid) end;
+    audit_pieces := case when audit_is_current then %10$L::jsonb
+                         else audit.capture_pieces(%3$s, tg_relid, audit_shape, audit_types, audit_follows_lookups) end;
+    if not audit_is_paired then
+        audit_actor := audit.read_actor_context();%5$s
+        audit_moment := audit.write_moment();
+        execute audit.bulk_sql(audit_pieces, 'DELETE', null) using audit_moment, audit_actor, audit_schema, audit_table;
+        audit_moment := audit.write_moment();
+        execute audit.bulk_sql(audit_pieces, 'INSERT', null) using audit_moment, audit_actor, audit_schema, audit_table;
+        return null;
+    end if;
     -- Planned each time: the plan that fitted one row would take minutes for many.
     if tg_op = 'UPDATE' then
         execute audit.changed_columns_sql(audit_pieces) into audit_changed;
@@ -1971,13 +2099,21 @@ $sql$,
         coalesce(quote_literal(pieces ->> 'table_schema'), 'tg_table_schema'),
         coalesce(quote_literal(pieces ->> 'table_name'), 'tg_table_name'),
         tracked.id,
-        shape_check,
+        format('%s = %L', audit.shape_sql('tg_relid'), table_shape),
         actor_check,
         audit.single_row_sql(pieces, 'INSERT'),
         audit.single_row_sql(pieces, 'DELETE'),
         audit.single_row_sql(pieces, 'UPDATE'),
         unpaired_check,
-        pieces::text);
+        pieces::text,
+        lookup_check,
+        audit.row_shape_sql('audit_old_rows'),
+        audit.row_shape_sql('audit_new_rows'),
+        (select '{' || coalesce(string_agg(to_json(n)::text || ':null', ',' order by p), '') || '}' from unnest(column_names) with ordinality c(n, p)),
+        audit.row_types_sql('audit_old_rows', column_names),
+        audit.row_types_sql('audit_new_rows', column_names),
+        audit.row_types(relation),
+        coalesce(lookup_probe, ''));
 end
 $function$;
 comment on function audit.function_sql(audit.tracked_table, oid) is 'The body of a tracked table''s compiled trigger function.';
@@ -2749,7 +2885,7 @@ comment on function audit.retyped_columns(audit.tracked_table, oid) is
 
 create function audit.filled_columns(tracked audit.tracked_table, relation oid, added jsonb)
     returns jsonb
-    language sql
+    language plpgsql
     stable
     set search_path = pg_catalog, pg_temp
     -- As in a capture function: how a value is written must not depend on who alters the table.
@@ -2758,24 +2894,53 @@ create function audit.filled_columns(tracked audit.tracked_table, relation oid, 
     set intervalstyle = 'postgres'
     set extra_float_digits = '1'
     set bytea_output = 'hex'
-begin atomic
-    -- The type's output function makes the text: a cast could be the application's.
-    select jsonb_object_agg(f.name, case
-        when octet_length(f.value) > tracked.max_value_bytes
-        then jsonb_build_object('cut', true, 'bytes', octet_length(f.value),
-                                'sha256', encode(sha256(convert_to(f.value, getdatabaseencoding())), 'hex'))
-        else to_jsonb(f.value) end)
-    from (
-        -- A partitioned table holds no rows: its partitions know the value.
-        select distinct on (a.attname) a.attname as name, array_to_string(a.attmissingval, '') as value
+as $function$
+declare
+    filled jsonb;
+    known record;
+    value jsonb;
+begin
+    for known in
+        -- A partitioned table holds no rows: its partitions know the value. The type's output function makes the text.
+        select distinct on (a.attname) a.attname as name, audit.base_type(a.atttypid) as type_oid, array_to_string(a.attmissingval, '') as written
         from audit.partitions_of(relation) p(oid)
-        join pg_catalog.pg_attribute a on a.attrelid = p.oid
+        join pg_attribute a on a.attrelid = p.oid
         where a.atthasmissing and not a.attisdropped and added ? a.attname::text
           and a.attname <> all(tracked.excluded_columns || tracked.redacted_columns)
-        order by a.attname) f;
-end;
+        order by a.attname
+    loop
+        -- Reading a text as a type of the application could run checks and casts of its owner.
+        execute format('select %s from (select $1::%s as value) audit_v',
+                       audit.value_sql('audit_v.value', case when audit.is_core_type(known.type_oid) then known.type_oid else 'text'::regtype end,
+                                       tracked.max_value_bytes),
+                       case when audit.is_core_type(known.type_oid) then known.type_oid else 'text'::regtype end::regtype)
+        into value using known.written;
+        filled := coalesce(filled, '{}') || jsonb_build_object(known.name, value);
+    end loop;
+    return filled;
+end
+$function$;
 comment on function audit.filled_columns(audit.tracked_table, oid, jsonb) is
-    'The constants that existing rows show in columns which were added with a default, as text, cut like any value. Excluded and redacted columns are left out. Null: none.';
+    'The constants that existing rows show in columns which were added with a default, as capture writes values. Excluded and redacted columns are left out. Null: none.';
+
+create function audit.rewritten_columns(relation oid, retyped jsonb, added jsonb, filled jsonb, rewritten_since xid, is_by_type boolean)
+    returns jsonb
+    language sql
+    stable
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    select jsonb_agg(a.attname order by a.attname)
+    from pg_catalog.pg_attribute a
+    where a.attrelid = relation and a.attnum > 0 and not a.attisdropped and not coalesce(filled ? a.attname::text, false)
+      and case
+          when added ? a.attname::text then a.atthasdef or a.attidentity <> ''
+          -- Which columns a command rewrote no trigger is told: those that its transaction altered are more, never fewer.
+          else coalesce(retyped ? a.attname::text, false)
+              or coalesce((is_by_type or a.attgenerated <> '') and age(a.xmin) <= age(rewritten_since), false)
+      end;
+end;
+comment on function audit.rewritten_columns(oid, jsonb, jsonb, jsonb, xid, boolean) is
+    'Columns whose values in existing rows may be others since a DDL command, or came with it, without the log knowing them. Null: none.';
 
 create function audit.follow_table(tracked_id bigint, command text)
     returns boolean
@@ -2791,7 +2956,11 @@ declare
     shape_before jsonb;
     retyped jsonb;
     added jsonb;
+    filled jsonb;
     rewritten_by text;
+    rewritten_since xid;
+    is_by_type boolean;
+    former_name text;
     is_changed boolean;
     is_renamed boolean;
 begin
@@ -2803,6 +2972,7 @@ begin
         return false;
     end if;
     shape_before := tracked.column_numbers;
+    former_name := format('%I.%I', tracked.table_schema, tracked.table_name);
     retyped := audit.retyped_columns(tracked, relation);
     select coalesce(jsonb_object_agg(n.key, a.attname), '{}') into renamed
     from jsonb_each_text(tracked.column_numbers) n
@@ -2834,22 +3004,28 @@ begin
     is_changed := audit.compile_tracking(tracked_id, relation);
     perform audit.let_owner_attach(tracked_id, relation);
     with noted as (
-        delete from audit.rewritten_table r where r.tracked_table_id = tracked_id returning r.by_command)
-    select min(noted.by_command) into rewritten_by from noted;
+        delete from audit.rewritten_table r where r.tracked_table_id = tracked_id returning r.by_command, r.is_by_type, r.xmin)
+    select min(noted.by_command), bool_or(noted.is_by_type),
+           -- In a later transaction nothing tells which columns it was.
+           case when bool_and(age(noted.xmin) <= age(pg_current_xact_id()::xid)) then pg_current_xact_id()::xid else '2'::xid end
+    into rewritten_by, is_by_type, rewritten_since from noted;
     if is_renamed or retyped is not null or rewritten_by is not null or is_changed then
         select * into tracked from audit.tracked_table where id = tracked_id;
         if is_renamed or retyped is not null or rewritten_by is not null
            or shape_before <> tracked.column_numbers or command = 'ALTER TABLE' then
             select coalesce(jsonb_agg(k order by k), '[]') into added
             from jsonb_object_keys(tracked.column_numbers) k
-            where not shape_before ? k and k not in (select r.value from jsonb_each_text(renamed) r);
+            where shape_before -> k is distinct from tracked.column_numbers -> k and k not in (select r.value from jsonb_each_text(renamed) r);
+            filled := audit.filled_columns(tracked, relation, added);
             perform audit.write_event('table_altered', format('%I.%I', tracked.table_schema, tracked.table_name), tracked.workspace,
                 jsonb_build_object('command', coalesce(rewritten_by, command), 'renamed_columns', renamed, 'added_columns', added,
                     'dropped_columns', (select coalesce(jsonb_agg(k order by k), '[]') from jsonb_object_keys(shape_before) k
-                                        where not tracked.column_numbers ? k and not renamed ? k))
+                                        where shape_before -> k is distinct from tracked.column_numbers -> k and not renamed ? k))
                 || jsonb_strip_nulls(jsonb_build_object(
+                    'former_name', case when is_renamed then former_name end,
                     'retyped_columns', retyped,
-                    'filled_columns', audit.filled_columns(tracked, relation, added),
+                    'filled_columns', filled,
+                    'rewritten_columns', audit.rewritten_columns(relation, retyped, added, filled, case when rewritten_by is not null then rewritten_since end, is_by_type),
                     'rewritten', case when rewritten_by is not null then true end)));
         end if;
     end if;
@@ -2933,8 +3109,9 @@ as $function$
 declare
     root constant oid := coalesce(pg_partition_root(pg_event_trigger_table_rewrite_oid()), pg_event_trigger_table_rewrite_oid());
 begin
-    insert into audit.rewritten_table (tracked_table_id, by_command)
-    select t.id, tg_tag
+    -- 4: the server's own number for columns of another type or expression.
+    insert into audit.rewritten_table (tracked_table_id, by_command, is_by_type)
+    select t.id, tg_tag, pg_event_trigger_table_rewrite_reason() & 4 <> 0
     from audit.tracked_table t
     where exists (select from pg_trigger g join pg_proc p on p.oid = g.tgfoid
                   where g.tgrelid = root and p.pronamespace = 'audit'::regnamespace and p.proname = 'capture_' || t.id);
@@ -3167,6 +3344,347 @@ begin atomic
     select retention_days from audit.upkeep;
 end;
 comment on function audit.retention_days() is 'Whole UTC days an entry is kept, for readers.';
+
+-- The history of one row, told from the log alone: its changes, and what it was at a moment.
+
+set search_path = pg_catalog, pg_temp;
+
+create type audit.table_span as (
+    table_schema text,
+    table_name text,
+    since timestamptz,
+    until timestamptz,
+    key_columns text[],
+    key_is_resource_id boolean
+);
+comment on type audit.table_span is
+    'A time in which a table had one name and its key columns had these: since is inside, until is not.';
+
+create type audit.row_change as (
+    entry_id uuid,
+    created_at timestamptz,
+    transaction_id xid8,
+    operation text,
+    key_before text,
+    key_after text,
+    before jsonb,
+    after jsonb
+);
+comment on type audit.row_change is
+    'One change of one row: its key before (null for INSERT) and after (null for DELETE and TRUNCATE). Operation ALTER is an alteration of the table, with its details in after.';
+
+create function audit.table_spans(schema_name text, relation_name text)
+    returns audit.table_span[]
+    language plpgsql
+    stable
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    spans audit.table_span[] := '{}';
+    span audit.table_span;
+    alteration record;
+    relation constant oid := (select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
+                              where n.nspname = schema_name and c.relname = relation_name and c.relkind in ('r', 'p'));
+begin
+    span := row(schema_name, relation_name, '-infinity', 'infinity', audit.primary_key_columns(relation), null);
+    select t.resource_id_columns is null or t.resource_id_columns = span.key_columns into span.key_is_resource_id
+    from audit.tracked_table t
+    where t.table_schema = schema_name and t.table_name = relation_name;
+    if not found then
+        -- As it was tracked last.
+        select e.context -> 'details' -> 'resource_id_columns' = 'null' into span.key_is_resource_id
+        from audit.entry e
+        where e.resource_type = 'audit_log' and e.resource_id = format('%I.%I', schema_name, relation_name)
+          and e.event in ('tracking_enabled', 'tracking_changed')
+        order by e.created_at desc, e.id desc
+        limit 1;
+    end if;
+    if relation is null then
+        select max(e.created_at) into span.until
+        from audit.entry e
+        where e.resource_type = 'audit_log' and e.resource_id = format('%I.%I', schema_name, relation_name)
+          and e.event = 'table_dropped';
+        span.until := coalesce(span.until, 'infinity');
+    end if;
+    loop
+        -- Back to the last moment at which the name or the key's columns were others, or the name another table's.
+        select e.created_at, e.event, e.context -> 'details' as details into alteration
+        from audit.entry e
+        where e.resource_type = 'audit_log' and e.resource_id = format('%I.%I', span.table_schema, span.table_name)
+          and e.created_at < span.until
+          and (e.event = 'table_dropped'
+               or e.event = 'table_altered'
+                  and (e.context -> 'details' ? 'former_name'
+                       or exists (select from jsonb_each_text(e.context -> 'details' -> 'renamed_columns') r
+                                  where r.value = any(span.key_columns))))
+        order by e.created_at desc, e.id desc
+        limit 1;
+        span.since := coalesce(alteration.created_at, '-infinity');
+        spans := array_append(spans, span);
+        exit when alteration.event is distinct from 'table_altered';
+        span.until := span.since;
+        if alteration.details ? 'former_name' then
+            span.table_schema := (parse_ident(alteration.details ->> 'former_name'))[1];
+            span.table_name := (parse_ident(alteration.details ->> 'former_name'))[2];
+        end if;
+        span.key_columns := array(
+            select coalesce((select r.key from jsonb_each_text(alteration.details -> 'renamed_columns') r where r.value = k.name), k.name)
+            from unnest(span.key_columns) with ordinality k(name, position) order by k.position);
+    end loop;
+    return spans;
+end
+$function$;
+comment on function audit.table_spans(text, text) is
+    'The names that a table had in the log, newest first, back to where it was made; of a dropped table, from its end.';
+
+create function audit.key_after(change audit.row_change, resource_id text, span audit.table_span)
+    returns text
+    language plpgsql
+    stable
+    set search_path = pg_catalog, pg_temp
+as $function$
+-- change.key_before is known. An UPDATE that leaves the key alone stores no column of it.
+declare
+    key text;
+begin
+    if span.key_columns is null or not (change.after ?| span.key_columns) or change.before @> (
+        select jsonb_object_agg(name, change.after -> name) from unnest(span.key_columns) name where change.after ? name) then
+        return change.key_before;
+    elsif span.key_is_resource_id then
+        return resource_id;
+    elsif cardinality(span.key_columns) = 1 then
+        execute format('select %s', audit.bounded_sql('$1')) into key using change.after ->> span.key_columns[1];
+        return key;
+    end if;
+    select jsonb_agg(coalesce(change.after -> c.name, change.key_before::jsonb -> (c.position - 1)::integer) order by c.position)::text into key
+    from unnest(span.key_columns) with ordinality c(name, position);
+    return key;
+end
+$function$;
+comment on function audit.key_after(audit.row_change, text, audit.table_span) is
+    'The key of a row after an UPDATE, as row_key and resource_id write it.';
+
+create function audit.row_changes(spans audit.table_span[], key text)
+    returns setof audit.row_change
+    language plpgsql
+    stable
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    touched record;
+    change audit.row_change;
+begin
+    for touched in
+        with span as (
+            select s as whole, s.* from unnest(spans) s
+        )
+        select e.id, e.created_at, e.transaction_id, e.operation, e.resource_id, e.row_key, e.before, e.after, s.whole as span
+        from span s
+        join audit.entry e
+            on e.table_schema = s.table_schema and e.table_name = s.table_name and e.created_at >= s.since and e.created_at < s.until
+        where e.operation in ('INSERT', 'UPDATE', 'DELETE') and e.row_count = 1
+          and (e.resource_id = key or e.row_key = key or e.operation = 'UPDATE' and e.after ?| s.key_columns)
+        union all
+        select e.id, e.created_at, e.transaction_id, e.operation, c.resource_id, c.row_key, c.before, c.after, s.whole
+        from span s
+        join audit.entry e
+            on e.table_schema = s.table_schema and e.table_name = s.table_name and e.created_at >= s.since and e.created_at < s.until
+        join audit.change c on c.entry_id = e.id and c.created_at = e.created_at
+        where e.operation in ('INSERT', 'UPDATE', 'DELETE') and e.row_count > 1
+          and (c.resource_id = key or c.row_key = key or e.operation = 'UPDATE' and c.after ?| s.key_columns)
+        union all
+        select e.id, e.created_at, e.transaction_id, e.operation, null, null, null, null, s.whole
+        from span s
+        join audit.entry e
+            on e.table_schema = s.table_schema and e.table_name = s.table_name and e.created_at >= s.since and e.created_at < s.until
+        where e.operation = 'TRUNCATE'
+        order by 2, 1
+    loop
+        change := row(touched.id, touched.created_at, touched.transaction_id, touched.operation,
+                      case when touched.operation <> 'INSERT' then coalesce(touched.row_key, touched.resource_id) end, null,
+                      touched.before, touched.after);
+        if touched.operation = 'INSERT' then
+            change.key_after := coalesce(touched.row_key, touched.resource_id);
+        elsif touched.operation = 'UPDATE' then
+            change.key_after := audit.key_after(change, touched.resource_id, touched.span);
+        elsif touched.operation = 'TRUNCATE' then
+            change.key_before := key;
+        end if;
+        if key in (change.key_before, change.key_after) then
+            return next change;
+        end if;
+    end loop;
+end
+$function$;
+comment on function audit.row_changes(audit.table_span[], text) is
+    'The changes, oldest first, that found or left a row under this key, and the TRUNCATEs of its table.';
+
+create function audit.alter_row_image(image jsonb, details jsonb)
+    returns jsonb
+    language sql
+    immutable
+    parallel safe
+return (
+    select coalesce(jsonb_object_agg(coalesce(details -> 'renamed_columns' ->> c.key, c.key), c.value), '{}')
+    from jsonb_each(image) c
+    where not coalesce(details -> 'dropped_columns' ? c.key, false)
+      and not coalesce(details -> 'rewritten_columns' ? coalesce(details -> 'renamed_columns' ->> c.key, c.key), false))
+    || (select coalesce(jsonb_object_agg(a.name, coalesce(details -> 'filled_columns' -> a.name, 'null')), '{}')
+        from jsonb_array_elements_text(details -> 'added_columns') a(name)
+        where not coalesce(details -> 'rewritten_columns' ? a.name, false));
+comment on function audit.alter_row_image(jsonb, jsonb) is
+    'A row after an alteration of its table: renamed, without dropped columns, with added ones as far as the log knows their values.';
+
+create function audit.row_image(spans audit.table_span[], key text, moment timestamptz, is_inclusive boolean)
+    returns jsonb
+    language plpgsql
+    stable
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    items audit.row_change[];
+    item audit.row_change;
+    n integer;
+    first_item integer := 0;
+    skipped integer[] := '{}';
+    image jsonb;
+    -- Columns after the moment: by their name then, the name at the moment; null for those that came later.
+    names jsonb := '{}';
+begin
+    -- The entries of one statement have one moment: at it a row leaves its key before another takes it.
+    select array_agg(i.item order by (i.item).created_at, (i.item).key_after is not distinct from key, (i.item).entry_id) into items
+    from (
+        select c as item from audit.row_changes(spans, key) c
+        union all
+        select row(e.id, e.created_at, e.transaction_id, 'ALTER', null, null, null, e.context -> 'details')::audit.row_change
+        from unnest(spans) s
+        join audit.entry e
+            on e.resource_type = 'audit_log' and e.event = 'table_altered' and e.resource_id = format('%I.%I', s.table_schema, s.table_name)
+           and e.created_at >= s.since and e.created_at < s.until
+    ) i;
+    n := (select count(*) from unnest(items) i where i.created_at < moment or i.created_at = moment and is_inclusive);
+
+    -- Back to where the row came under this key.
+    for position in reverse n .. 1 loop
+        item := items[position];
+        if item.operation = 'ALTER' then
+            continue;
+        elsif item.operation = 'TRUNCATE' then
+            return null;
+        elsif item.key_after is distinct from key then
+            -- MERGE tells its insertions before its deletions: this one may be of the row that stood there before.
+            if position > 1 and items[position - 1].transaction_id = item.transaction_id and items[position - 1].key_after = key
+               and items[position - 1].operation <> 'ALTER' and not (items[position - 1].after @> item.before) then
+                skipped := array_append(skipped, position);
+                continue;
+            end if;
+            return null;
+        elsif item.key_before is distinct from key then
+            first_item := position;
+            exit;
+        end if;
+    end loop;
+
+    if first_item = 0 and not exists (
+        -- Older than the log: it was there if the first change found it.
+        select from (select i from unnest(items) with ordinality u(entry_id, created_at, transaction_id, operation, key_before, key_after, before, after, position)
+                     cross join lateral (select u.operation, u.key_before) i
+                     where u.operation <> 'ALTER' order by u.position limit 1) f
+        where (f.i).operation in ('UPDATE', 'DELETE') and (f.i).key_before = key) then
+        return null;
+    end if;
+    image := '{}';
+    for position in greatest(first_item, 1) .. n loop
+        item := items[position];
+        if item.operation = 'ALTER' then
+            image := audit.alter_row_image(image, item.after);
+        elsif item.operation = 'UPDATE' and item.key_before is distinct from key then
+            image := audit.row_image(spans, item.key_before, item.created_at, false) || item.after;
+        elsif position <> all(skipped) then
+            image := image || item.after;
+        end if;
+    end loop;
+
+    -- What no change up to the moment tells, the next one does by its before.
+    for position in n + 1 .. coalesce(cardinality(items), 0) loop
+        item := items[position];
+        if item.operation = 'ALTER' then
+            names := names
+                || (select coalesce(jsonb_object_agg(a.name, null), '{}')
+                    from jsonb_array_elements_text(coalesce(item.after -> 'added_columns', '[]') || coalesce(item.after -> 'rewritten_columns', '[]')) a(name))
+                || (select coalesce(jsonb_object_agg(r.value, case when names ? r.key then names -> r.key else to_jsonb(r.key) end), '{}')
+                    from jsonb_each_text(item.after -> 'renamed_columns') r);
+        else
+            exit when item.operation not in ('UPDATE', 'DELETE') or item.key_before <> key;
+            image := (select coalesce(jsonb_object_agg(case when names ? b.key then names ->> b.key else b.key end, b.value), '{}')
+                      from jsonb_each(item.before) b
+                      where not names ? b.key or names -> b.key <> 'null') || image;
+            exit when item.key_after is distinct from key;
+        end if;
+    end loop;
+    return image;
+end
+$function$;
+comment on function audit.row_image(audit.table_span[], text, timestamptz, boolean) is
+    'The row that stood under a key at a moment, or just before it; null when none did.';
+
+create function audit.row_history(table_schema text, table_name text, key text)
+    returns table (
+        entry_id uuid, created_at timestamptz, event text, operation text, key_before text, key_after text, before jsonb, after jsonb,
+        actor_type text, actor_id text, actor_name text, request_id text, database_user text)
+    language sql
+    stable
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    select c.entry_id, c.created_at, e.event, c.operation, c.key_before, c.key_after, c.before, c.after,
+           e.actor_type, e.actor_id, e.actor_name, e.request_id, e.database_user
+    from audit.row_changes(audit.table_spans(table_schema, table_name), key) c
+    join audit.entry e on e.id = c.entry_id and e.created_at = c.created_at
+    order by c.created_at, c.entry_id;
+end;
+comment on function audit.row_history(text, text, text) is
+    'The history of a row of a table that may be gone: every change that found or left a row under this key (as resource_id and row_key write it), oldest first, under earlier names of the table too, and the TRUNCATEs of the table.';
+
+create function audit.row_history(target regclass, key text)
+    returns table (
+        entry_id uuid, created_at timestamptz, event text, operation text, key_before text, key_after text, before jsonb, after jsonb,
+        actor_type text, actor_id text, actor_name text, request_id text, database_user text)
+    language sql
+    stable
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    select h.*
+    from pg_catalog.pg_class c
+    join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+    cross join lateral audit.row_history(n.nspname::text, c.relname::text, key) h
+    where c.oid = coalesce(pg_partition_root(target)::oid, target)
+    order by h.created_at, h.entry_id;
+end;
+comment on function audit.row_history(regclass, text) is
+    'The history of a row: every change that found or left one under this key (as resource_id and row_key write it), oldest first, under earlier names of the table too, and the TRUNCATEs of the table. A partition is its whole table.';
+
+create function audit.row_as_of(table_schema text, table_name text, key text, moment timestamptz)
+    returns jsonb
+    language sql
+    stable
+    set search_path = pg_catalog, pg_temp
+return audit.row_image(audit.table_spans(table_schema, table_name), key, moment, true);
+comment on function audit.row_as_of(text, text, text, timestamptz) is
+    'The row of a table that may be gone which stood under a key at a moment, as before and after write it. Null: none did, or the log does not reach back. A column of which the log says nothing is left out.';
+
+create function audit.row_as_of(target regclass, key text, moment timestamptz)
+    returns jsonb
+    language sql
+    stable
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    select audit.row_as_of(n.nspname::text, c.relname::text, key, moment)
+    from pg_catalog.pg_class c
+    join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+    where c.oid = coalesce(pg_partition_root(target)::oid, target);
+end;
+comment on function audit.row_as_of(regclass, text, timestamptz) is
+    'The row that stood under a key at a moment, as before and after write it. Null: none did, or the log does not reach back. A column of which the log says nothing (the row is older than the log and it never changed) is left out.';
 
 -- Reading is recorded: who reads leaves an entry, before he gets the day's first answer.
 
@@ -4087,6 +4605,9 @@ begin
     end loop;
     alter type audit.actor_context owner to audit_owner;
     alter type audit.lookup owner to audit_owner;
+    alter type audit.row_column owner to audit_owner;
+    alter type audit.table_span owner to audit_owner;
+    alter type audit.row_change owner to audit_owner;
     alter type audit.reader owner to audit_owner;
 end
 $owners$;
@@ -4096,7 +4617,7 @@ revoke all on schema audit from public;
 revoke all on all tables in schema audit from public;
 revoke all on all sequences in schema audit from public;
 revoke all on all functions in schema audit from public;
-revoke all on type audit.actor_context, audit.lookup, audit.reader from public;
+revoke all on type audit.actor_context, audit.lookup, audit.reader, audit.row_column, audit.table_span, audit.row_change from public;
 
 -- audit_owner: puts the refusal of alterations on new days, lets the owners of tracked tables in, has lookups made.
 grant execute on function
@@ -4126,7 +4647,7 @@ grant select on audit.floor to audit_capture;
 grant usage on type audit.actor_context to audit_capture;
 grant execute on function
     audit.new_entry_id(timestamptz), audit.write_moment(), audit.read_actor_context(),
-    audit.capture_pieces(bigint, oid), audit.changed_columns_sql(jsonb), audit.pair_sql(), audit.object_sql(jsonb, text),
+    audit.capture_pieces(bigint, oid, text, oid[], boolean), audit.row_types_sql(text, text[]), audit.changed_columns_sql(jsonb), audit.pair_sql(), audit.object_sql(jsonb, text),
     audit.row_event_sql(jsonb, text, text[]), audit.row_sql(jsonb, text, text[]), audit.bulk_sql(jsonb, text, text[]),
     audit.truncate_sql(jsonb, oid, boolean), audit.count_is_exact(oid), audit.runs_code_when_read(oid),
     audit.runs_code_when_read_sql(text, boolean), audit.changed_object_sql(jsonb, text)
@@ -4168,8 +4689,14 @@ grant select (prefix, workspace_id, name, role, created_at, expires_at, lifetime
 grant select (prefix, key_prefix, opened_at, ends_at) on audit.page_session to audit_dba;
 grant execute on function
     audit.check(), audit.upkeep_status(), audit.list_keys(text), audit.retention_days(), audit.upkeep_is_late(), audit.entry_moment(uuid),
-    audit.day_start(date), audit.utc_day(timestamptz), audit.days_past_retention()
+    audit.day_start(date), audit.utc_day(timestamptz), audit.days_past_retention(),
+    audit.row_history(regclass, text), audit.row_history(text, text, text),
+    audit.row_as_of(regclass, text, timestamptz), audit.row_as_of(text, text, text, timestamptz),
+    audit.row_image(audit.table_span[], text, timestamptz, boolean), audit.row_changes(audit.table_span[], text),
+    audit.alter_row_image(jsonb, jsonb), audit.key_after(audit.row_change, text, audit.table_span), audit.table_spans(text, text),
+    audit.primary_key_columns(oid), audit.bounded_sql(text)
     to audit_dba;
+grant usage on type audit.table_span, audit.row_change to audit_dba;
 
 -- audit_maintainer: upkeep and keys; becomes audit_owner by SET ROLE for what functions cannot do.
 grant usage on schema audit to audit_maintainer;
