@@ -213,9 +213,13 @@ create function audit.follow_tables(touched oid[], command text)
 as $function$
 declare
     tracked_id bigint;
+    is_lookup boolean;
 begin
-    for tracked_id in
-        select t.id
+    for tracked_id, is_lookup in
+        select t.id,
+               t.relation_oid <> all(touched)
+               and exists (select from pg_constraint f
+                           where f.conrelid = t.relation_oid and f.contype = 'f' and f.confrelid = any(touched))
         from audit.tracked_table t
         left join pg_class c on c.oid = t.relation_oid
         left join pg_namespace n on n.oid = c.relnamespace
@@ -239,7 +243,8 @@ begin
         order by t.id
     loop
         begin
-            perform audit.follow_table(tracked_id, command);
+            -- A table whose lookup reads differently now was not altered.
+            perform audit.follow_table(tracked_id, case when is_lookup then command || ' of a lookup''s table' else command end);
         exception when others then
             raise warning 'pg_daybook could not follow % for tracked table number %: %', command, tracked_id, sqlerrm
                 using hint = 'Writes go on. "select * from audit.check()" shows what to do.';

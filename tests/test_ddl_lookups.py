@@ -52,14 +52,14 @@ def named(**rounds: str | None) -> list[tuple[str, str | None]]:
 
 CASES = {
     "rename the column": ("alter table folder rename name to title", None, None),
-    "rename another column": ("alter table folder rename note to remark", "Reports", None),
+    "rename another column": ("alter table folder rename note to remark", "Reports", "Reports"),
     "drop the column": ("alter table folder drop name", None, None),
     "drop the column and make it again": (
         "alter table folder drop name; alter table folder add name text default 'again'",
         "again",
         "again",
     ),
-    "retype the column": ("alter table folder alter name type varchar(20) using name || '!'", "Reports!", None),
+    "retype the column": ("alter table folder alter name type varchar(20) using name || '!'", "Reports!", "Reports!"),
     "retype the column to an enum": (
         "create type label as enum ('Reports'); alter table folder alter name type label using name::label",
         "Reports",
@@ -70,9 +70,9 @@ CASES = {
         "Reports!",
         "Reports!",
     ),
-    "add a column": ("alter table folder add size integer default 5", "Reports", None),
+    "add a column": ("alter table folder add size integer default 5", "Reports", "Reports"),
     "rename the key": ("alter table folder rename id to number", "Reports", None),
-    "retype the key": ("alter table folder alter id type bigint", "Reports", None),
+    "retype the key": ("alter table folder alter id type bigint", "Reports", "Reports"),
     "retype the referring column": ("alter table document alter folder_id type bigint", "Reports", None),
     "rename the referring column": ("alter table document rename folder_id to f", "Reports", None),
     "rename the table": ("alter table folder rename to binder", "Reports", None),
@@ -83,31 +83,39 @@ CASES = {
         None,
     ),
     "rename its schema": (
-        "grant usage on schema other to audit_capture; alter table folder set schema other;"
-        " alter schema other rename to another",
+        (
+            "grant usage on schema other to audit_capture; alter table folder set schema other;"
+            " alter schema other rename to another"
+        ),
         "Reports",
         None,
     ),
     "drop the table": ("drop table folder cascade", None, None),
-    "drop the constraint": ("alter table document drop constraint in_folder", None, None),
+    "drop the constraint": ("alter table document drop constraint in_folder", None, "Reports"),
     "make the constraint again": (
-        "alter table document drop constraint in_folder;"
-        " alter table document add constraint again foreign key (folder_id) references folder",
+        (
+            "alter table document drop constraint in_folder;"
+            " alter table document add constraint again foreign key (folder_id) references folder"
+        ),
         "Reports",
         "Reports",
     ),
     "row-level security": ("alter table folder enable row level security", None, None),
     "another owner": ("alter table folder owner to app_owner", "Reports", None),
     "an index that runs code": (
-        "create function f(text) returns text immutable language plpgsql as"
-        " $$ begin if current_user = 'audit_capture' then raise exception 'code'; end if; return $1; end $$;"
-        " create index on folder (f(name))",
+        (
+            "create function f(text) returns text immutable language plpgsql as"
+            " $$ begin if current_user = 'audit_capture' then raise exception 'code'; end if; return $1; end $$;"
+            " create index on folder (f(name))"
+        ),
         "Reports",
         "Reports",
     ),
     "a view in its place": (
-        "alter table folder rename to binder; create view folder as select id, 'false'::text as name, note from binder;"
-        " grant select on folder to audit_capture",
+        (
+            "alter table folder rename to binder; create view folder as select id, 'false' as name, note from binder;"
+            " grant select on folder to audit_capture"
+        ),
         "Reports",
         None,
     ),
@@ -183,6 +191,16 @@ def test_a_table_that_took_the_place_of_the_looked_up_one_unseen_is_not_read_aft
     document.execute("select audit.maintain()")
     write(writer, 2)
     assert names(document) == named(_1="Reports", _2="Reports")
+
+
+@pytest.mark.xfail(strict=True, reason="where nobody follows DDL, a parent is known by its name until upkeep compiles")
+def test_a_table_that_took_the_place_of_the_looked_up_one_unseen_is_not_read(
+    document: Connection, writer: Connection
+) -> None:
+    document.execute("alter event trigger audit_follow_ddl disable")
+    document.execute(SWAP.encode())
+    write(writer, 2)
+    assert ("2", "Fresh") not in names(document)
 
 
 def test_ddl_on_a_looked_up_table_is_no_alteration_of_the_one_that_looks(document: Connection) -> None:

@@ -1324,6 +1324,8 @@ begin
             when not exists (select from pg_proc p
                              where p.pronamespace = 'audit'::regnamespace and p.proname = audit.lookup_name(tracked_id, path)
                                and p.prosrc = audit.lookup_body(relation, path)
+                               -- What a new owner's table runs when it is read is not run as its former owner.
+                               and p.proowner = (select relowner from pg_class where oid = target.parent)
                                -- For another type the parser could find somebody's implicit cast.
                                and p.proargtypes[0] = (select c.type_oid from unnest(columns) c where c.name = split_part(path, '.', 1))
                                and has_function_privilege('audit_capture', p.oid, 'execute')) then 'null::text'
@@ -3043,9 +3045,13 @@ create function audit.follow_tables(touched oid[], command text)
 as $function$
 declare
     tracked_id bigint;
+    is_lookup boolean;
 begin
-    for tracked_id in
-        select t.id
+    for tracked_id, is_lookup in
+        select t.id,
+               t.relation_oid <> all(touched)
+               and exists (select from pg_constraint f
+                           where f.conrelid = t.relation_oid and f.contype = 'f' and f.confrelid = any(touched))
         from audit.tracked_table t
         left join pg_class c on c.oid = t.relation_oid
         left join pg_namespace n on n.oid = c.relnamespace
@@ -3069,7 +3075,8 @@ begin
         order by t.id
     loop
         begin
-            perform audit.follow_table(tracked_id, command);
+            -- A table whose lookup reads differently now was not altered.
+            perform audit.follow_table(tracked_id, case when is_lookup then command || ' of a lookup''s table' else command end);
         exception when others then
             raise warning 'pg_daybook could not follow % for tracked table number %: %', command, tracked_id, sqlerrm
                 using hint = 'Writes go on. "select * from audit.check()" shows what to do.';
