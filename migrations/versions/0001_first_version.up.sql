@@ -2317,6 +2317,7 @@ declare
     definition text;
     trigger_name text;
     schema_name text;
+    lock_timeout_before constant text := current_setting('lock_timeout');
     -- Qualified: nothing that can be tracked lies on this function's search_path.
     target constant text := relation::regclass;
 begin
@@ -2346,7 +2347,15 @@ begin
     where c.oid = relation and pg_has_role(current_user, n.nspowner, 'usage')
       and not has_schema_privilege('audit_capture', n.oid, 'usage');
     if schema_name is not null then
-        execute format('grant usage on schema %I to audit_capture', schema_name);
+        -- Another transaction that grants in this schema is not waited for: DDL must not meet it in a deadlock over the log. What it
+        -- grants serves here too; else a TRUNCATE is counted by estimate.
+        begin
+            perform set_config('lock_timeout', '100ms', true);
+            execute format('grant usage on schema %I to audit_capture', schema_name);
+            perform set_config('lock_timeout', lock_timeout_before, true);
+        exception when lock_not_available or internal_error then
+            null;
+        end;
     end if;
 end
 $function$;
@@ -2950,6 +2959,7 @@ create function audit.follow_table(tracked_id bigint, command text)
     security definer
     set search_path = pg_catalog, pg_temp
     set quote_all_identifiers = 'off'
+    set lock_timeout = '100ms'
 as $function$
 declare
     tracked audit.tracked_table;
@@ -3004,7 +3014,12 @@ begin
     returning (t.table_schema, t.table_name) is distinct from (tracked.table_schema, tracked.table_name) into is_renamed;
 
     is_changed := audit.compile_tracking(tracked_id, relation);
-    perform audit.let_owner_attach(tracked_id, relation);
+    begin
+        perform audit.let_owner_attach(tracked_id, relation);
+    exception when lock_not_available or internal_error then
+        -- Another transaction lets an owner in, too: upkeep does it after both.
+        null;
+    end;
     with noted as (
         delete from audit.rewritten_table r where r.tracked_table_id = tracked_id returning r.by_command, r.is_by_type, r.xmin)
     select min(noted.by_command), bool_or(noted.is_by_type),
@@ -3151,10 +3166,14 @@ begin
           and not exists (select from pg_trigger g where g.tgfoid = audit.capture_function(t.id))
     loop
         begin
-            delete from audit.tracked_table where id = tracked.id;
-            execute format('drop function if exists audit.%I()', 'capture_' || tracked.id);
-            perform audit.keep_lookups(tracked.id, null, '{}');
-            delete from audit.rewritten_table r where r.tracked_table_id = tracked.id;
+            -- Never a wait here either: settings that another transaction holds stay, and audit.check() lists them.
+            perform from audit.tracked_table where id = tracked.id for update skip locked;
+            if found then
+                delete from audit.tracked_table where id = tracked.id;
+                execute format('drop function if exists audit.%I()', 'capture_' || tracked.id);
+                perform audit.keep_lookups(tracked.id, null, '{}');
+                delete from audit.rewritten_table r where r.tracked_table_id = tracked.id;
+            end if;
             perform audit.write_event('table_dropped', format('%I.%I', tracked.table_schema, tracked.table_name), tracked.workspace,
                                       jsonb_build_object('command', tg_tag));
         exception when others then
