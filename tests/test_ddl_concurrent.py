@@ -158,11 +158,11 @@ def test_ddl_of_many_sessions_at_once_fails_by_nothing_of_ours(database: Databas
     for table in ("one", "two", "four"):
         owner.execute(f"select audit.enable_tracking('{table}', resource_name_column => 'folder_id.name')".encode())
 
-    def alter(table: str) -> Iterator[str]:
-        yield f"alter table {table} add a integer default 5"
-        yield f"alter table {table} rename a to b"
-        yield f"insert into {table} values (1, 'acme', 1)"
-        yield f"alter table {table} drop b; delete from {table}"
+    def alter(table: str, name: str, key: int) -> Iterator[str]:
+        yield f"alter table {table} add {name} integer default 5"
+        yield f"alter table {table} rename {name} to {name}_2"
+        yield f"insert into {table} (id, workspace_id, folder_id) values ({key}, 'acme', 1)"
+        yield f"alter table {table} drop {name}_2; delete from {table} where id = {key}"
 
     def alter_folder() -> Iterator[str]:
         yield "alter table folder add a integer"
@@ -195,8 +195,9 @@ def test_ddl_of_many_sessions_at_once_fails_by_nothing_of_ours(database: Databas
             failures.append(f"{statements}: {error}")
 
     work: list[tuple[str, Callable[[], Iterator[str]]]] = [
-        ("app_owner", lambda: alter("one")),
-        ("app_owner", lambda: alter("two")),
+        ("app_owner", lambda: alter("one", "a", 1)),
+        ("app_owner", lambda: alter("one", "b", 2)),
+        ("app_owner", lambda: alter("two", "a", 1)),
         ("app_owner", alter_folder),
         ("postgres", grant),
         ("app_owner", track),
@@ -211,7 +212,7 @@ def test_ddl_of_many_sessions_at_once_fails_by_nothing_of_ours(database: Databas
     assert warnings == []
     db.execute("select audit.maintain()")
     assert count(db, "select count(*) from audit.check() where problem <> 'owner_can_log_in'") == 0
-    assert count(db, "select count(*) from audit.entry where table_name in ('one', 'two')") == 2 * ROUNDS * 2
+    assert count(db, "select count(*) from audit.entry where table_name in ('one', 'two')") == 3 * ROUNDS * 2
     assert count(db, "select count(*) from audit.entry where table_name = 'three'") == ROUNDS * 2
 
 

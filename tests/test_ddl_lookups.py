@@ -1,13 +1,34 @@
 """DDL on the table in which a tracked one looks names up: writes go on, and no name comes from another table."""
 
+from collections.abc import Iterator
+
 import pytest
 
-from tests.conftest import Database
+from tests.conftest import Database, TestServer
+from tests.reading import shared_database
 from tests.trail import Connection, changes, count, own_events, trail
 
 
 @pytest.fixture
 def document(db: Connection) -> Connection:
+    create_document(db)
+    return db
+
+
+@pytest.fixture(scope="module")
+def shared_db(server: TestServer) -> Iterator[Connection]:
+    with shared_database(server) as database:
+        yield database.connect()
+
+
+@pytest.fixture
+def shared(shared_db: Connection) -> Iterator[Connection]:
+    """A session in a database of all tests, each of which is one transaction that is rolled back."""
+    yield shared_db
+    shared_db.execute("rollback")
+
+
+def create_document(db: Connection) -> None:
     db.execute("create schema other")
     db.execute("create table folder (id integer primary key, name text, note text)")
     db.execute("insert into folder values (1, 'Reports', 'n')")
@@ -17,7 +38,6 @@ def document(db: Connection) -> Connection:
     )
     db.execute("grant select on folder to audit_capture")
     db.execute("select audit.enable_tracking('document', resource_name_column => 'folder_id.name')")
-    return db
 
 
 @pytest.fixture
@@ -156,14 +176,14 @@ def test_writes_of_another_session_go_on_where_nobody_follows(
 
 @pytest.mark.parametrize(("ddl", "name", "_"), CASES.values(), ids=CASES)
 def test_writes_of_the_same_transaction_go_on_with_the_name_that_is(
-    document: Connection, ddl: str, name: str | None, _: str | None
+    shared: Connection, ddl: str, name: str | None, _: str | None
 ) -> None:
-    document.execute("begin")
-    write(document, 1)
-    document.execute(ddl.encode())
-    write(document, 2)
-    document.execute("commit")
-    assert names(document) == named(_1="Reports", _2=name)
+    shared.execute("begin")
+    create_document(shared)
+    write(shared, 1)
+    shared.execute(ddl.encode())
+    write(shared, 2)
+    assert names(shared) == named(_1="Reports", _2=name)
 
 
 SWAP = (
