@@ -286,6 +286,8 @@ begin
             when not exists (select from pg_proc p
                              where p.pronamespace = 'audit'::regnamespace and p.proname = audit.lookup_name(tracked_id, path)
                                and p.prosrc = audit.lookup_body(relation, path)
+                               -- What a new owner's table runs when it is read is not run as its former owner.
+                               and p.proowner = (select relowner from pg_class where oid = target.parent)
                                -- For another type the parser could find somebody's implicit cast.
                                and p.proargtypes[0] = (select c.type_oid from unnest(columns) c where c.name = split_part(path, '.', 1))
                                and has_function_privilege('audit_capture', p.oid, 'execute')) then 'null::text'

@@ -13,6 +13,7 @@ declare
     definition text;
     trigger_name text;
     schema_name text;
+    lock_timeout_before constant text := current_setting('lock_timeout');
     -- Qualified: nothing that can be tracked lies on this function's search_path.
     target constant text := relation::regclass;
 begin
@@ -42,7 +43,15 @@ begin
     where c.oid = relation and pg_has_role(current_user, n.nspowner, 'usage')
       and not has_schema_privilege('audit_capture', n.oid, 'usage');
     if schema_name is not null then
-        execute format('grant usage on schema %I to audit_capture', schema_name);
+        -- Another transaction that grants in this schema is not waited for: DDL must not meet it in a deadlock over the log. What it
+        -- grants serves here too; else a TRUNCATE is counted by estimate.
+        begin
+            perform set_config('lock_timeout', '100ms', true);
+            execute format('grant usage on schema %I to audit_capture', schema_name);
+            perform set_config('lock_timeout', lock_timeout_before, true);
+        exception when lock_not_available or internal_error then
+            null;
+        end;
     end if;
 end
 $function$;
@@ -96,6 +105,72 @@ $function$;
 comment on function audit.let_owner_attach(bigint, oid) is
     'Gives a tracked table''s owner what it takes to put its triggers on partitions that come later.';
 
+create function audit.tracked_relation(tracked audit.tracked_table)
+    returns oid
+    language plpgsql
+    stable
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    candidate oid;
+begin
+    -- The trigger is the proof: a name may have passed to another table, an OID does not survive a restore.
+    foreach candidate in array array[
+        tracked.relation_oid,
+        (select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
+         where n.nspname = tracked.table_schema and c.relname = tracked.table_name)]
+    loop
+        if exists (
+            select from pg_trigger t
+            where t.tgrelid = candidate and t.tgfoid = audit.capture_function(tracked.id)) then
+            return candidate;
+        end if;
+    end loop;
+    return null;
+end
+$function$;
+comment on function audit.tracked_relation(audit.tracked_table) is
+    'The table that carries the capture triggers of these settings. Null: none does.';
+
+create function audit.find_tracking(relation oid)
+    returns audit.tracked_table
+    language sql
+    stable
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    select t.*
+    from audit.tracked_table t
+    join pg_catalog.pg_class c on c.oid = relation
+    join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+    cross join lateral (select audit.tracked_relation(t) as oid) carrier
+    cross join lateral (select (t.table_schema, t.table_name) = (n.nspname, c.relname) as is_same) name
+    where carrier.oid = relation
+       or carrier.oid is null and (name.is_same or t.relation_oid = relation)
+    order by carrier.oid is null, not name.is_same, t.id
+    limit 1;
+end;
+comment on function audit.find_tracking(oid) is
+    'The settings whose triggers the table carries; else those of its name or number, if no other table carries theirs: a name may have passed to another table unseen. Null: none.';
+
+create function audit.free_table_name(relation oid, tracked_id bigint)
+    returns void
+    language sql
+    volatile
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    update audit.tracked_table t
+    set table_name = format('%s (%s)', t.table_name, t.id)
+    where t.id in (
+        select o.id
+        from audit.tracked_table o
+        join pg_catalog.pg_class c on c.oid = relation
+        join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+        where o.id is distinct from tracked_id and (o.table_schema, o.table_name) = (n.nspname, c.relname)
+        for update of o skip locked);
+end;
+comment on function audit.free_table_name(oid, bigint) is
+    'Settings of another table, or of one that is gone, give up the name of this one, which passed to it unseen. What table they belong to is found when they are followed.';
+
 create function audit.store_tracking(relation oid, settings jsonb)
     returns text
     language plpgsql
@@ -119,8 +194,8 @@ begin
         perform audit.prepare_days();
     end if;
 
-    select * into known from audit.tracked_table t
-    where (t.table_schema, t.table_name) = (schema_name, relation_name);
+    known := audit.find_tracking(relation);
+    perform audit.free_table_name(relation, known.id);
     if known.id is null then
         insert into audit.tracked_table (table_schema, table_name, kind, max_value_bytes, missing_actor, resource_id_columns, relation_oid)
         values (schema_name, relation_name, 'resource', 65536, 'system', null, relation)
@@ -129,7 +204,9 @@ begin
         tracked := known;
     end if;
     update audit.tracked_table t
-    set kind = settings ->> 'kind',
+    set table_schema = schema_name,
+        table_name = relation_name,
+        kind = settings ->> 'kind',
         resource_type = settings ->> 'resource_type',
         resource_type_column = settings ->> 'resource_type_column',
         resource_id_columns = (select array_agg(e) from jsonb_array_elements_text(nullif(settings -> 'resource_id_columns', 'null')) e),
@@ -247,11 +324,9 @@ declare
     tracked audit.tracked_table;
 begin
     perform audit.require_owner(relation);
-    delete from audit.tracked_table t
-    using pg_class c join pg_namespace n on n.oid = c.relnamespace
-    where c.oid = relation and t.table_schema = n.nspname and t.table_name = c.relname
-    returning t.* into tracked;
+    tracked := audit.find_tracking(relation);
     if tracked.id is not null then
+        delete from audit.tracked_table t where t.id = tracked.id;
         execute format('drop function if exists audit.%I()', 'capture_' || tracked.id);
         perform audit.keep_lookups(tracked.id, relation, '{}');
         delete from audit.rewritten_table r where r.tracked_table_id = tracked.id;

@@ -25,33 +25,6 @@ return case
     else path end;
 comment on function audit.rename_path(text, jsonb) is 'A column or fk_column.column after a rename, given as an object from old to new.';
 
-create function audit.tracked_relation(tracked audit.tracked_table)
-    returns oid
-    language plpgsql
-    stable
-    set search_path = pg_catalog, pg_temp
-as $function$
-declare
-    candidate oid;
-begin
-    -- The trigger is the proof: a name may have passed to another table, an OID does not survive a restore.
-    foreach candidate in array array[
-        tracked.relation_oid,
-        (select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
-         where n.nspname = tracked.table_schema and c.relname = tracked.table_name)]
-    loop
-        if exists (
-            select from pg_trigger t
-            where t.tgrelid = candidate and t.tgfoid = audit.capture_function(tracked.id)) then
-            return candidate;
-        end if;
-    end loop;
-    return null;
-end
-$function$;
-comment on function audit.tracked_relation(audit.tracked_table) is
-    'The table that carries the capture triggers of these settings. Null: none does.';
-
 create function audit.types_by_number(relation oid)
     returns jsonb
     language sql
@@ -146,6 +119,7 @@ create function audit.follow_table(tracked_id bigint, command text)
     security definer
     set search_path = pg_catalog, pg_temp
     set quote_all_identifiers = 'off'
+    set lock_timeout = '100ms'
 as $function$
 declare
     tracked audit.tracked_table;
@@ -188,6 +162,7 @@ begin
     join pg_attribute a on a.attrelid = relation and a.attnum = n.value::smallint and not a.attisdropped
     where a.attname <> n.key and not is_restored;
 
+    perform audit.free_table_name(relation, tracked_id);
     update audit.tracked_table t
     set table_schema = n.nspname,
         table_name = c.relname,
@@ -210,7 +185,12 @@ begin
     returning (t.table_schema, t.table_name) is distinct from (tracked.table_schema, tracked.table_name) into is_renamed;
 
     is_changed := audit.compile_tracking(tracked_id, relation);
-    perform audit.let_owner_attach(tracked_id, relation);
+    begin
+        perform audit.let_owner_attach(tracked_id, relation);
+    exception when lock_not_available or internal_error then
+        -- Another transaction lets an owner in, too: upkeep does it after both.
+        null;
+    end;
     with noted as (
         delete from audit.rewritten_table r where r.tracked_table_id = tracked_id returning r.by_command, r.is_by_type, r.xmin)
     select min(noted.by_command), bool_or(noted.is_by_type),
@@ -258,9 +238,13 @@ declare
     tracked_id bigint;
     -- As pg_restore and psql with a dump set it, and hardly anybody else.
     is_restoring constant boolean := not current_setting('check_function_bodies')::boolean;
+    is_lookup boolean;
 begin
-    for tracked_id in
-        select t.id
+    for tracked_id, is_lookup in
+        select t.id,
+               t.relation_oid <> all(touched)
+               and exists (select from pg_constraint f
+                           where f.conrelid = t.relation_oid and f.contype = 'f' and f.confrelid = any(touched))
         from audit.tracked_table t
         left join pg_class c on c.oid = t.relation_oid
         left join pg_namespace n on n.oid = c.relnamespace
@@ -288,7 +272,8 @@ begin
         continue when is_restoring and exists (
             select from audit.tracked_table t where t.id = tracked_id and audit.tracked_relation(t) is distinct from t.relation_oid);
         begin
-            perform audit.follow_table(tracked_id, command);
+            -- A table whose lookup reads differently now was not altered.
+            perform audit.follow_table(tracked_id, case when is_lookup then command || ' of a lookup''s table' else command end);
         exception when others then
             raise warning 'pg_daybook could not follow % for tracked table number %: %', command, tracked_id, sqlerrm
                 using hint = 'Writes go on. "select * from audit.check()" shows what to do.';
@@ -363,10 +348,14 @@ begin
           and not exists (select from pg_trigger g where g.tgfoid = audit.capture_function(t.id))
     loop
         begin
-            delete from audit.tracked_table where id = tracked.id;
-            execute format('drop function if exists audit.%I()', 'capture_' || tracked.id);
-            perform audit.keep_lookups(tracked.id, null, '{}');
-            delete from audit.rewritten_table r where r.tracked_table_id = tracked.id;
+            -- Never a wait here either: settings that another transaction holds stay, and audit.check() lists them.
+            perform from audit.tracked_table where id = tracked.id for update skip locked;
+            if found then
+                delete from audit.tracked_table where id = tracked.id;
+                execute format('drop function if exists audit.%I()', 'capture_' || tracked.id);
+                perform audit.keep_lookups(tracked.id, null, '{}');
+                delete from audit.rewritten_table r where r.tracked_table_id = tracked.id;
+            end if;
             perform audit.write_event('table_dropped', format('%I.%I', tracked.table_schema, tracked.table_name), tracked.workspace,
                                       jsonb_build_object('command', tg_tag));
         exception when others then

@@ -29,6 +29,13 @@ begin
                 format('delete from audit.tracked_table where id = %s', tracked.id);
             continue;
         end if;
+        if audit.tracked_relation(tracked) is null
+           and (audit.find_tracking(coalesce(pg_partition_root(relation), relation))).id <> tracked.id then
+            return query select 'warning', 'settings_left', table_label,
+                'The table is captured by other settings, as a partition or under its new name.'::text,
+                format('delete from audit.tracked_table where id = %s', tracked.id);
+            continue;
+        end if;
 
         return query
         select 'bypass'::text,

@@ -1349,6 +1349,8 @@ begin
             when not exists (select from pg_proc p
                              where p.pronamespace = 'audit'::regnamespace and p.proname = audit.lookup_name(tracked_id, path)
                                and p.prosrc = audit.lookup_body(relation, path)
+                               -- What a new owner's table runs when it is read is not run as its former owner.
+                               and p.proowner = (select relowner from pg_class where oid = target.parent)
                                -- For another type the parser could find somebody's implicit cast.
                                and p.proargtypes[0] = (select c.type_oid from unnest(columns) c where c.name = split_part(path, '.', 1))
                                and has_function_privilege('audit_capture', p.oid, 'execute')) then 'null::text'
@@ -2340,6 +2342,7 @@ declare
     definition text;
     trigger_name text;
     schema_name text;
+    lock_timeout_before constant text := current_setting('lock_timeout');
     -- Qualified: nothing that can be tracked lies on this function's search_path.
     target constant text := relation::regclass;
 begin
@@ -2369,7 +2372,15 @@ begin
     where c.oid = relation and pg_has_role(current_user, n.nspowner, 'usage')
       and not has_schema_privilege('audit_capture', n.oid, 'usage');
     if schema_name is not null then
-        execute format('grant usage on schema %I to audit_capture', schema_name);
+        -- Another transaction that grants in this schema is not waited for: DDL must not meet it in a deadlock over the log. What it
+        -- grants serves here too; else a TRUNCATE is counted by estimate.
+        begin
+            perform set_config('lock_timeout', '100ms', true);
+            execute format('grant usage on schema %I to audit_capture', schema_name);
+            perform set_config('lock_timeout', lock_timeout_before, true);
+        exception when lock_not_available or internal_error then
+            null;
+        end;
     end if;
 end
 $function$;
@@ -2423,6 +2434,72 @@ $function$;
 comment on function audit.let_owner_attach(bigint, oid) is
     'Gives a tracked table''s owner what it takes to put its triggers on partitions that come later.';
 
+create function audit.tracked_relation(tracked audit.tracked_table)
+    returns oid
+    language plpgsql
+    stable
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    candidate oid;
+begin
+    -- The trigger is the proof: a name may have passed to another table, an OID does not survive a restore.
+    foreach candidate in array array[
+        tracked.relation_oid,
+        (select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
+         where n.nspname = tracked.table_schema and c.relname = tracked.table_name)]
+    loop
+        if exists (
+            select from pg_trigger t
+            where t.tgrelid = candidate and t.tgfoid = audit.capture_function(tracked.id)) then
+            return candidate;
+        end if;
+    end loop;
+    return null;
+end
+$function$;
+comment on function audit.tracked_relation(audit.tracked_table) is
+    'The table that carries the capture triggers of these settings. Null: none does.';
+
+create function audit.find_tracking(relation oid)
+    returns audit.tracked_table
+    language sql
+    stable
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    select t.*
+    from audit.tracked_table t
+    join pg_catalog.pg_class c on c.oid = relation
+    join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+    cross join lateral (select audit.tracked_relation(t) as oid) carrier
+    cross join lateral (select (t.table_schema, t.table_name) = (n.nspname, c.relname) as is_same) name
+    where carrier.oid = relation
+       or carrier.oid is null and (name.is_same or t.relation_oid = relation)
+    order by carrier.oid is null, not name.is_same, t.id
+    limit 1;
+end;
+comment on function audit.find_tracking(oid) is
+    'The settings whose triggers the table carries; else those of its name or number, if no other table carries theirs: a name may have passed to another table unseen. Null: none.';
+
+create function audit.free_table_name(relation oid, tracked_id bigint)
+    returns void
+    language sql
+    volatile
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    update audit.tracked_table t
+    set table_name = format('%s (%s)', t.table_name, t.id)
+    where t.id in (
+        select o.id
+        from audit.tracked_table o
+        join pg_catalog.pg_class c on c.oid = relation
+        join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+        where o.id is distinct from tracked_id and (o.table_schema, o.table_name) = (n.nspname, c.relname)
+        for update of o skip locked);
+end;
+comment on function audit.free_table_name(oid, bigint) is
+    'Settings of another table, or of one that is gone, give up the name of this one, which passed to it unseen. What table they belong to is found when they are followed.';
+
 create function audit.store_tracking(relation oid, settings jsonb)
     returns text
     language plpgsql
@@ -2446,8 +2523,8 @@ begin
         perform audit.prepare_days();
     end if;
 
-    select * into known from audit.tracked_table t
-    where (t.table_schema, t.table_name) = (schema_name, relation_name);
+    known := audit.find_tracking(relation);
+    perform audit.free_table_name(relation, known.id);
     if known.id is null then
         insert into audit.tracked_table (table_schema, table_name, kind, max_value_bytes, missing_actor, resource_id_columns, relation_oid)
         values (schema_name, relation_name, 'resource', 65536, 'system', null, relation)
@@ -2456,7 +2533,9 @@ begin
         tracked := known;
     end if;
     update audit.tracked_table t
-    set kind = settings ->> 'kind',
+    set table_schema = schema_name,
+        table_name = relation_name,
+        kind = settings ->> 'kind',
         resource_type = settings ->> 'resource_type',
         resource_type_column = settings ->> 'resource_type_column',
         resource_id_columns = (select array_agg(e) from jsonb_array_elements_text(nullif(settings -> 'resource_id_columns', 'null')) e),
@@ -2574,11 +2653,9 @@ declare
     tracked audit.tracked_table;
 begin
     perform audit.require_owner(relation);
-    delete from audit.tracked_table t
-    using pg_class c join pg_namespace n on n.oid = c.relnamespace
-    where c.oid = relation and t.table_schema = n.nspname and t.table_name = c.relname
-    returning t.* into tracked;
+    tracked := audit.find_tracking(relation);
     if tracked.id is not null then
+        delete from audit.tracked_table t where t.id = tracked.id;
         execute format('drop function if exists audit.%I()', 'capture_' || tracked.id);
         perform audit.keep_lookups(tracked.id, relation, '{}');
         delete from audit.rewritten_table r where r.tracked_table_id = tracked.id;
@@ -2815,33 +2892,6 @@ return case
     else path end;
 comment on function audit.rename_path(text, jsonb) is 'A column or fk_column.column after a rename, given as an object from old to new.';
 
-create function audit.tracked_relation(tracked audit.tracked_table)
-    returns oid
-    language plpgsql
-    stable
-    set search_path = pg_catalog, pg_temp
-as $function$
-declare
-    candidate oid;
-begin
-    -- The trigger is the proof: a name may have passed to another table, an OID does not survive a restore.
-    foreach candidate in array array[
-        tracked.relation_oid,
-        (select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
-         where n.nspname = tracked.table_schema and c.relname = tracked.table_name)]
-    loop
-        if exists (
-            select from pg_trigger t
-            where t.tgrelid = candidate and t.tgfoid = audit.capture_function(tracked.id)) then
-            return candidate;
-        end if;
-    end loop;
-    return null;
-end
-$function$;
-comment on function audit.tracked_relation(audit.tracked_table) is
-    'The table that carries the capture triggers of these settings. Null: none does.';
-
 create function audit.types_by_number(relation oid)
     returns jsonb
     language sql
@@ -2936,6 +2986,7 @@ create function audit.follow_table(tracked_id bigint, command text)
     security definer
     set search_path = pg_catalog, pg_temp
     set quote_all_identifiers = 'off'
+    set lock_timeout = '100ms'
 as $function$
 declare
     tracked audit.tracked_table;
@@ -2978,6 +3029,7 @@ begin
     join pg_attribute a on a.attrelid = relation and a.attnum = n.value::smallint and not a.attisdropped
     where a.attname <> n.key and not is_restored;
 
+    perform audit.free_table_name(relation, tracked_id);
     update audit.tracked_table t
     set table_schema = n.nspname,
         table_name = c.relname,
@@ -3000,7 +3052,12 @@ begin
     returning (t.table_schema, t.table_name) is distinct from (tracked.table_schema, tracked.table_name) into is_renamed;
 
     is_changed := audit.compile_tracking(tracked_id, relation);
-    perform audit.let_owner_attach(tracked_id, relation);
+    begin
+        perform audit.let_owner_attach(tracked_id, relation);
+    exception when lock_not_available or internal_error then
+        -- Another transaction lets an owner in, too: upkeep does it after both.
+        null;
+    end;
     with noted as (
         delete from audit.rewritten_table r where r.tracked_table_id = tracked_id returning r.by_command, r.is_by_type, r.xmin)
     select min(noted.by_command), bool_or(noted.is_by_type),
@@ -3048,9 +3105,13 @@ declare
     tracked_id bigint;
     -- As pg_restore and psql with a dump set it, and hardly anybody else.
     is_restoring constant boolean := not current_setting('check_function_bodies')::boolean;
+    is_lookup boolean;
 begin
-    for tracked_id in
-        select t.id
+    for tracked_id, is_lookup in
+        select t.id,
+               t.relation_oid <> all(touched)
+               and exists (select from pg_constraint f
+                           where f.conrelid = t.relation_oid and f.contype = 'f' and f.confrelid = any(touched))
         from audit.tracked_table t
         left join pg_class c on c.oid = t.relation_oid
         left join pg_namespace n on n.oid = c.relnamespace
@@ -3078,7 +3139,8 @@ begin
         continue when is_restoring and exists (
             select from audit.tracked_table t where t.id = tracked_id and audit.tracked_relation(t) is distinct from t.relation_oid);
         begin
-            perform audit.follow_table(tracked_id, command);
+            -- A table whose lookup reads differently now was not altered.
+            perform audit.follow_table(tracked_id, case when is_lookup then command || ' of a lookup''s table' else command end);
         exception when others then
             raise warning 'pg_daybook could not follow % for tracked table number %: %', command, tracked_id, sqlerrm
                 using hint = 'Writes go on. "select * from audit.check()" shows what to do.';
@@ -3153,10 +3215,14 @@ begin
           and not exists (select from pg_trigger g where g.tgfoid = audit.capture_function(t.id))
     loop
         begin
-            delete from audit.tracked_table where id = tracked.id;
-            execute format('drop function if exists audit.%I()', 'capture_' || tracked.id);
-            perform audit.keep_lookups(tracked.id, null, '{}');
-            delete from audit.rewritten_table r where r.tracked_table_id = tracked.id;
+            -- Never a wait here either: settings that another transaction holds stay, and audit.check() lists them.
+            perform from audit.tracked_table where id = tracked.id for update skip locked;
+            if found then
+                delete from audit.tracked_table where id = tracked.id;
+                execute format('drop function if exists audit.%I()', 'capture_' || tracked.id);
+                perform audit.keep_lookups(tracked.id, null, '{}');
+                delete from audit.rewritten_table r where r.tracked_table_id = tracked.id;
+            end if;
             perform audit.write_event('table_dropped', format('%I.%I', tracked.table_schema, tracked.table_name), tracked.workspace,
                                       jsonb_build_object('command', tg_tag));
         exception when others then
@@ -4085,6 +4151,13 @@ begin
         if relation is null then
             return query select 'bypass', 'table_missing', table_label,
                 'The tracked table is gone and its settings stayed.'::text,
+                format('delete from audit.tracked_table where id = %s', tracked.id);
+            continue;
+        end if;
+        if audit.tracked_relation(tracked) is null
+           and (audit.find_tracking(coalesce(pg_partition_root(relation), relation))).id <> tracked.id then
+            return query select 'warning', 'settings_left', table_label,
+                'The table is captured by other settings, as a partition or under its new name.'::text,
                 format('delete from audit.tracked_table where id = %s', tracked.id);
             continue;
         end if;
