@@ -20,6 +20,12 @@ create function audit.truncate_sql(pieces jsonb, relation oid, is_exact boolean)
     stable
     set search_path = pg_catalog, pg_temp
 as $function$
+declare
+    details constant jsonb := nullif(jsonb_strip_nulls(jsonb_build_object(
+        'row_count_is_estimated', case when not is_exact then true end,
+        'partition', (select format('%I.%I', n.nspname, c.relname)
+                      from pg_class c join pg_namespace n on n.oid = c.relnamespace
+                      where c.oid = relation and c.relispartition))), '{}');
 begin
     -- $1 created_at, $2 actor, $3 table_schema, $4 table_name
     return format($sql$
@@ -31,8 +37,8 @@ select audit.new_entry_id($1), $1, g.workspace_id, %1$L, 'TRUNCATE', $3, $4, %2$
        session_user, pg_current_xact_id()
 from (%4$s) g
 $sql$, pieces -> 'events' ->> 'TRUNCATE', pieces -> 'new' ->> 'default_type',
-        case when is_exact then '($2).context'
-             else $sql$coalesce(($2).context, '{}') || '{"details": {"row_count_is_estimated": true}}'$sql$ end,
+        case when details is null then '($2).context'
+             else format($sql$coalesce(($2).context, '{}') || %L::jsonb$sql$, jsonb_build_object('details', details)) end,
         case when is_exact
              then format('select %s collate "C" as workspace_id, count(*) as row_count from only %s audit_n group by 1',
                          pieces -> 'new' ->> 'workspace', relation::regclass)

@@ -24,7 +24,7 @@ create type audit.row_change as (
     after jsonb
 );
 comment on type audit.row_change is
-    'One change of one row: its key before (null for INSERT) and after (null for DELETE and TRUNCATE). Operation ALTER is an alteration of the table, with its details in after.';
+    'One change of one row: its key before (null for INSERT) and after (null for DELETE and TRUNCATE). Of TRUNCATE, and of ALTER (an alteration of the table), after holds the entry''s details.';
 
 create function audit.table_spans(schema_name text, relation_name text)
     returns audit.table_span[]
@@ -146,7 +146,7 @@ begin
         where e.operation in ('INSERT', 'UPDATE', 'DELETE') and e.row_count > 1
           and (c.resource_id = key or c.row_key = key or e.operation = 'UPDATE' and c.after ?| s.key_columns)
         union all
-        select e.id, e.created_at, e.transaction_id, e.operation, null, null, null, null, s.whole
+        select e.id, e.created_at, e.transaction_id, e.operation, null, null, null, e.context -> 'details', s.whole
         from span s
         join audit.entry e
             on e.table_schema = s.table_schema and e.table_name = s.table_name and e.created_at >= s.since and e.created_at < s.until
@@ -200,6 +200,7 @@ declare
     n integer;
     first_item integer := 0;
     skipped integer[] := '{}';
+    is_found boolean;
     image jsonb;
     -- Columns after the moment: by their name then, the name at the moment; null for those that came later.
     names jsonb := '{}';
@@ -223,6 +224,13 @@ begin
         if item.operation = 'ALTER' then
             continue;
         elsif item.operation = 'TRUNCATE' then
+            -- Of one partition: perhaps not the row's. It is not, when the next change finds it.
+            select i.operation in ('UPDATE', 'DELETE') and i.key_before = key into is_found
+            from unnest(items) with ordinality i(entry_id, created_at, transaction_id, operation, key_before, key_after, before, after, place)
+            where i.place > position and i.operation not in ('ALTER', 'TRUNCATE')
+            order by i.place
+            limit 1;
+            continue when item.after ? 'partition' and is_found;
             return null;
         elsif item.key_after is distinct from key then
             -- MERGE tells its insertions before its deletions: this one may be of the row that stood there before.
@@ -253,7 +261,7 @@ begin
             image := audit.alter_row_image(image, item.after);
         elsif item.operation = 'UPDATE' and item.key_before is distinct from key then
             image := audit.row_image(spans, item.key_before, item.created_at, false) || item.after;
-        elsif position <> all(skipped) then
+        elsif item.operation <> 'TRUNCATE' and position <> all(skipped) then
             image := image || item.after;
         end if;
     end loop;
@@ -268,6 +276,7 @@ begin
                 || (select coalesce(jsonb_object_agg(r.value, case when names ? r.key then names -> r.key else to_jsonb(r.key) end), '{}')
                     from jsonb_each_text(item.after -> 'renamed_columns') r);
         else
+            continue when item.operation = 'TRUNCATE' and item.after ? 'partition';
             exit when item.operation not in ('UPDATE', 'DELETE') or item.key_before <> key;
             image := (select coalesce(jsonb_object_agg(case when names ? b.key then names ->> b.key else b.key end, b.value), '{}')
                       from jsonb_each(item.before) b

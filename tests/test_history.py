@@ -145,6 +145,21 @@ def test_a_truncate_ends_a_row(document: Connection) -> None:
     assert as_of(document, "2", now(document)) is None
 
 
+def test_a_truncate_of_one_partition_ends_the_rows_that_no_later_change_finds(db: Connection) -> None:
+    db.execute("create table m (id integer primary key, workspace_id text, title text) partition by range (id)")
+    db.execute("create table low partition of m for values from (0) to (10)")
+    db.execute("create table high partition of m for values from (10) to (20)")
+    db.execute("select audit.enable_tracking('m')")
+    db.execute("insert into m values (1, 'acme', 'One'), (11, 'acme', 'Eleven')")
+    db.execute("truncate low")
+    between = now(db)
+    db.execute("update m set title = 'Twelve' where id = 11")
+    assert as_of(db, "1", between, "m") is None
+    assert as_of(db, "11", between, "m") == {"id": 11, "workspace_id": "acme", "title": "Eleven"}
+    assert as_of(db, "11", now(db), "m") == {"id": 11, "workspace_id": "acme", "title": "Twelve"}
+    assert history(db, "1", "m")[1] == ("TRUNCATE", "1", None, None, {"partition": "public.low"})
+
+
 def test_a_merge_that_puts_a_new_row_in_an_old_ones_place_leaves_the_new_one(document: Connection) -> None:
     document.execute("insert into document values (2, 'acme', 'Old', 2)")
     document.execute(
