@@ -55,8 +55,6 @@ class Shape:
     # What UPDATE cannot write, and what cannot be null.
     fixed: tuple[str, ...] = ()
     not_null: tuple[str, ...] = ()
-    # What a BEFORE trigger may write: a column that decides on no partition.
-    overriding: str = ""
     workspace: str = "workspace_id"
     name_column: str | None = None
     subject_column: str | None = None
@@ -66,13 +64,12 @@ class Shape:
     tracking: str = ""
     excluded: tuple[str, ...] = ()
     redacted: tuple[str, ...] = ()
-    # The table that SQL names, quoted; and what the log calls it, where that is another one.
+    # The table that SQL names, quoted; the log calls it schema.table whatever that is.
     target: str = ""
-    logged_table: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)
     shift: Mapping[str, str] = field(default_factory=dict)
-    # SQL that puts the first rows in; default: an INSERT.
-    fill: str = ""
+    # Another table that holds the last of the first rows.
+    third_row_in: str = ""
     writer: str = ""
     owner: str = ""
     hidden: Sequence[Row] = ()
@@ -81,6 +78,12 @@ class Shape:
     has_constraint_of_its_own: bool = True
     minimum_version: int = 15
     needs: tuple[str, ...] = ()
+
+    @property
+    def arguments(self) -> str:
+        """The arguments of audit.enable_tracking."""
+        name = ".".join('"' + part.replace('"', '""') + '"' for part in (self.schema, self.table)).replace("'", "''")
+        return ", ".join(filter(None, [f"'{name}'", self.tracking]))
 
     @property
     def finders(self) -> tuple[str, ...]:
@@ -177,8 +180,8 @@ def truncated(shape: Shape, rows: Iterable[Row]) -> list[Entry]:
         Entry(
             shape.events["TRUNCATE"],
             "TRUNCATE",
-            f"{shape.schema}.{shape.logged_table or shape.table}",
-            shape.resource_type or shape.logged_table or shape.table,
+            f"{shape.schema}.{shape.table}",
+            shape.resource_type or shape.table,
             *(None, None, None),
             count,
             *(None, None),
@@ -242,8 +245,8 @@ def _entry(
     return Entry(
         shape.events[operation],
         operation,
-        f"{shape.schema}.{shape.logged_table or shape.table}",
-        shape.resource_type or shape.logged_table or shape.table,
+        f"{shape.schema}.{shape.table}",
+        shape.resource_type or shape.table,
         changes[0].resource_id if is_one_resource else None,
         min(names) if names and (is_one_resource or is_single) else None,
         changes[0].row_key if is_single else None,

@@ -27,7 +27,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     server = _features()
     cells = [
-        pytest.param(way, shape, form, id=f"{shape.name}-{form.name}-{way}", marks=pytest.mark.xdist_group(f"{shape.name}-{way}"))
+        pytest.param(
+            way, shape, form, id=f"{shape.name}-{form.name}-{way}", marks=pytest.mark.xdist_group(f"{shape.name}-{way}")
+        )
         for way in WAYS
         for shape in shapes.ALL
         for form in forms.ALL
@@ -75,13 +77,14 @@ class Place:
     def close(self) -> None:
         """Take the shape away."""
         self.connection.execute("rollback")
+        self.connection.execute("reset all")
         self.shape = None
 
     def _make(self, shape: Shape) -> None:
         beside = shapes.team(shape.schema)
         statements = [
             "begin",
-            *(f"set local {setting} to {value}" for setting, value in shape.settings.items()),
+            *(f"set {setting} to {value}" for setting, value in shape.settings.items()),
             f"create schema {shapes.quoted(shape.schema)}",
             shape.setup,
             beside.setup,
@@ -89,12 +92,14 @@ class Place:
         for statement in statements:
             self.connection.execute(statement.encode())
         cell = Cell(self.connection, shape, beside, self.way, self.version, [], [])
-        self.connection.execute((shape.fill or cell.insert(*shape.rows[:3], *shape.hidden)).encode())
+        self.connection.execute(cell.insert(*shape.rows[:2], *shape.hidden).encode())
+        self.connection.execute(cell.insert(shape.rows[2], into=shape.third_row_in).encode())
         other = Cell(self.connection, beside, beside, self.way, self.version, [], [])
         self.connection.execute(other.insert(*beside.rows[:3]).encode())
         for tracked in (shape, beside):
-            arguments = ", ".join(filter(None, [f"'{tracked.target}'", tracked.tracking]))
-            self.connection.execute(f"select audit.enable_tracking({arguments})".encode())
+            self.connection.execute(f"set role {tracked.owner or 'none'}".encode())
+            self.connection.execute(f"select audit.enable_tracking({tracked.arguments})".encode())
+        self.connection.execute("reset role")
         entries = self.connection.execute("select id::text, event from audit.entry order by created_at").fetchall()
         assert [event for entry_id, event in entries if entry_id not in self.known] == ["tracking_enabled"] * 2
         self.known = frozenset(entry_id for entry_id, _ in entries)
