@@ -532,7 +532,7 @@ def _kinds() -> Iterable[Shape]:
 
     hidden = {
         "id": Value("9", "9"),
-        "workspace_id": Value("'third'", '"third"'),
+        "workspace_id": Value("null", "null"),
         "title": Value("'hidden'", '"hidden"'),
         "stars": Value("null", "null"),
     }

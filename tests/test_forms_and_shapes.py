@@ -96,6 +96,8 @@ class Place:
         self.connection.execute(cell.insert(shape.rows[2], into=shape.third_row_in).encode())
         other = Cell(self.connection, beside, beside, self.way, self.version, [], [])
         self.connection.execute(other.insert(*beside.rows[:3]).encode())
+        if shape.writer:
+            self.connection.execute(f"grant all on {beside.target} to {shape.writer}".encode())
         for tracked in (shape, beside):
             self.connection.execute(f"set role {tracked.owner or 'none'}".encode())
             self.connection.execute(f"select audit.enable_tracking({tracked.arguments})".encode())
