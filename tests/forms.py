@@ -4,10 +4,12 @@ Each writes, and says by rows before and after what it wrote; what the log must 
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import psycopg
+import pytest
 
 from tests.model import Change, Entry, Row, Shape, canonical, truncated, written
 from tests.shapes import quoted
@@ -17,10 +19,10 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 ENTRIES = """
 select e.id::text, e.event, e.operation, e.table_schema || '.' || e.table_name, e.resource_type, e.resource_id,
        e.resource_name, e.row_key, e.row_count, e.before::text, e.after::text, e.workspace_id, e.context::text
-from audit.entry e order by e.created_at, e.id"""
+from audit.entry e where e.created_at > %s order by e.created_at, e.id"""
 CHANGES = """
 select c.entry_id::text, c.workspace_id, c.resource_id, c.resource_name, c.row_key, c.before::text, c.after::text
-from audit.change c"""
+from audit.change c where c.created_at > %s"""
 
 
 @dataclass
@@ -32,8 +34,10 @@ class Cell:
     beside: Shape
     way: str
     version: int
-    rows: list[Row]
-    teams: list[Row]
+    # No entry of the cell is older: the log's clock only goes forward.
+    made_at: str
+    rows: list[Row] = field(default_factory=list)
+    teams: list[Row] = field(default_factory=list)
     known: set[str] = field(default_factory=set)
     expected: list[list[Entry]] = field(default_factory=list)
     observed: list[list[Entry]] = field(default_factory=list)
@@ -144,7 +148,7 @@ class Cell:
         self._expecting = []
 
     def _read(self, query: str) -> list[tuple[Any, ...]]:
-        return self.connection.execute(query.encode()).fetchall()
+        return self.connection.execute(query.encode(), [self.made_at]).fetchall()
 
 
 class Writing:
@@ -202,7 +206,7 @@ def has_key(shape: Shape) -> bool:
 
 
 def is_partitioned(shape: Shape) -> bool:
-    return shape.is_partitioned
+    return shape.first_partition is not None
 
 
 def workspace_may_change(shape: Shape) -> bool:
@@ -431,7 +435,7 @@ def update_that_shifts_keys(cell: Cell) -> None:
         f" alter table {cell.table} add primary key ({columns}) deferrable initially immediate"
     )
     rows = [*cell.rows, cell.shape.rows[3]]
-    following = list(zip(rows, rows[1:], strict=False))
+    following = list(pairwise(rows))
     shifts = dict(cell.shape.shift) or {
         c: "case " + " ".join(f"when {cell.find(row)} then {after[c].sql}" for row, after in following) + " end"
         for c in cell.shape.key
@@ -600,6 +604,95 @@ def merge_that_only_moves_a_row_to_another_partition(cell: Cell) -> None:
 def _elsewhere(cell: Cell) -> tuple[Sequence[str], Row]:
     """Return the columns, and the row to take them from, that move the first row to another partition."""
     return (cell.shape.key, cell.shape.rows[3]) if cell.shape.key else ([cell.shape.workspace], cell.shape.rows[2])
+
+
+# Partitions
+
+
+def _leaf(cell: Cell, row: Row) -> str:
+    assert cell.shape.part_of
+    return f"{quoted(cell.shape.schema)}.{quoted(cell.shape.part_of(row))}"
+
+
+@form(is_partitioned, "only partitioned tables have leaves")
+def leaves_by_name(cell: Cell) -> None:
+    """Statements that name a leaf are entries of the table."""
+    first, second, third = cell.rows
+    new = cell.shape.rows[3]
+    columns = cell.shape.settable[-1:]
+    cell.run(cell.insert(new, into=_leaf(cell, new)))
+    cell.inserts(new)
+    cell.then()
+    cell.run(
+        f"update {_leaf(cell, first)} set {cell.assign(columns, third)} where {cell.find(first)} or {cell.find(second)}"
+    )
+    cell.updates(*((row, cell.shape.assigned(row, columns, third)) for row in (first, second)))
+    cell.then()
+    cell.run(cell.update(third, columns, second, table=_leaf(cell, third)))
+    cell.updates((third, cell.shape.assigned(third, columns, second)))
+    cell.then()
+    cell.run(cell.delete(new, table=_leaf(cell, new)))
+    cell.deletes(new)
+    cell.then()
+    cell.run(f"truncate {_leaf(cell, first)}")
+    cell.expects(truncated(cell.shape, [row for row in cell.rows if _leaf(cell, row) == _leaf(cell, first)]))
+    cell.then()
+
+
+def _partition(cell: Cell) -> tuple[str, str, str]:
+    assert cell.shape.first_partition
+    above, partition, bounds = cell.shape.first_partition
+    schema = quoted(cell.shape.schema)
+    return f"{schema}.{quoted(above)}", f"{schema}.{quoted(partition)}", bounds
+
+
+@form(is_partitioned, "only partitioned tables have partitions")
+def partition_detached_and_attached_again(cell: Cell) -> None:
+    """What is written while it stands alone is no write of the table; what is written afterwards is."""
+    first, second, third = cell.rows
+    columns = cell.shape.settable[-1:]
+    above, partition, bounds = _partition(cell)
+    cell.arrange(f"alter table {above} detach partition {partition}")
+    cell.run(f"update {cell.table} set {cell.assign(columns, first)}")
+    cell.updates((third, cell.shape.assigned(third, columns, first)))
+    cell.then()
+    if cell.way == "compiled":  # else its triggers stay with it, and audit.check() says so
+        cell.run(f"update {partition} set {cell.assign(columns, third)}")
+        cell.run(cell.update(first, columns, first, table=partition))
+        cell.run(cell.update(second, columns, second, table=partition))
+        cell.then()
+    cell.arrange(f"alter table {above} attach partition {partition} {bounds}")
+    cell.run(cell.update(first, columns, second))
+    cell.updates((first, cell.shape.assigned(first, columns, second)))
+    cell.then()
+    cell.run(cell.delete(second, table=partition))
+    cell.deletes(second)
+    cell.then()
+
+
+@form(is_partitioned, "only partitioned tables have partitions")
+def partition_attached_later(cell: Cell) -> None:
+    """The rows that it brings are no write; its columns lie in an order of its own."""
+    first, second = cell.rows[:2]
+    columns = cell.shape.settable[-1:]
+    above, partition, bounds = _partition(cell)
+    fresh = f"{quoted(cell.shape.schema)}.fresh"
+    cell.arrange(
+        f"create table {fresh} as select {', '.join(map(quoted, reversed(cell.shape.written)))} from {partition};"
+        + "".join(f" alter table {fresh} alter {quoted(c)} set not null;" for c in cell.shape.key)
+        + f" alter table {above} detach partition {partition};"
+        f" alter table {above} attach partition {fresh} {bounds}"
+    )
+    cell.run(cell.update(first, columns, second))
+    cell.updates((first, cell.shape.assigned(first, columns, second)))
+    cell.then()
+    cell.run(f"update {cell.table} set {cell.assign(columns, cell.shape.rows[3])}")
+    cell.updates(*((row, cell.shape.assigned(row, columns, cell.shape.rows[3])) for row in list(cell.rows)))
+    cell.then()
+    if cell.way == "compiled":  # else it has no triggers, and audit.check() says so
+        cell.run(cell.delete(second, table=fresh))
+        cell.deletes(cell.rows[1])
+        cell.then()
 
 
 # One statement that writes more than once
@@ -1054,3 +1147,71 @@ def savepoint_rolled_back(cell: Cell) -> None:
 
 def _three_writes_after(cell: Cell, third: Row) -> str:
     return f"{cell.insert(*cell.shape.rows[3:])}; {cell.delete(third)}; truncate {cell.table}"
+
+
+def _commit(cell: Cell, statement: str) -> None:
+    """Write in a transaction of its own."""
+    cell.connection.execute("begin")
+    cell.run(statement)
+    cell.connection.execute("commit")
+
+
+@form(commits=True)
+def deferred_constraint_trigger_that_writes_at_commit(cell: Cell) -> None:
+    _late_trigger(cell)
+    first, second = cell.rows[:2]
+    _commit(cell, cell.update(first, cell.shape.settable, second))
+    cell.updates((first, cell.shape.assigned(first, cell.shape.settable, second)))
+    _expect_late_writes(cell)
+    cell.then()
+
+
+@form(commits=True)
+def transaction_rolled_back(cell: Cell) -> None:
+    cell.connection.execute("begin")
+    cell.run(_three_writes(cell))
+    cell.connection.execute("rollback")
+    cell.then()
+
+
+@form(commits=True)
+def two_phase_commit(cell: Cell) -> None:
+    """The entries come with COMMIT PREPARED, and not before; after ROLLBACK PREPARED there are none."""
+    for end in ("rollback", "commit"):
+        cell.connection.execute("begin")
+        cell.run(_three_writes(cell))
+        transaction = f"{cell.connection.info.dbname} {end}"
+        cell.connection.execute(f"prepare transaction '{transaction}'".encode())
+        cell.then()
+        cell.connection.execute(f"{end} prepared '{transaction}'".encode())
+        if end == "commit":
+            _expect_three_writes(cell)
+        cell.then()
+
+
+@form(commits=True)
+def serialization_failure_that_is_retried(cell: Cell) -> None:
+    """Both sessions read all and each writes another row: the second to commit fails and does it again."""
+    first, second, third = cell.rows
+    columns = cell.shape.settable
+    reading = f"select count(*) from {cell.table}"
+    with psycopg.connect(cell.connection.info.dsn, autocommit=True) as rival:
+        other = replace(cell, connection=rival)
+        for name, value in cell.shape.settings.items():
+            rival.execute(f"set {name} to {value}".encode())
+        for session in (cell, other):
+            session.connection.execute("begin isolation level serializable")
+            session.run(reading)
+        cell.run(cell.update(first, columns, second))
+        other.run(cell.update(third, columns, second))
+        rival.execute("commit")
+        with pytest.raises(psycopg.errors.SerializationFailure):
+            cell.connection.execute("commit")
+    cell.updates((third, cell.shape.assigned(third, columns, second)))
+    cell.then()
+    cell.connection.execute("begin isolation level serializable")
+    cell.run(reading)
+    cell.run(cell.update(first, columns, second))
+    cell.connection.execute("commit")
+    cell.updates((first, cell.shape.assigned(first, columns, second)))
+    cell.then()

@@ -73,17 +73,24 @@ class Shape:
     writer: str = ""
     owner: str = ""
     hidden: Sequence[Row] = ()
+    # The table that a row stands in, where there are several.
     part_of: Callable[[Row], str] | None = None
-    is_partitioned: bool = False
+    # Of a partitioned table: the partition of rows 0 and 1, below which table and with which bounds.
+    first_partition: tuple[str, str, str] | None = None
     has_constraint_of_its_own: bool = True
     minimum_version: int = 15
     needs: tuple[str, ...] = ()
 
     @property
+    def name_as_text(self) -> str:
+        """The table's name as an SQL literal that regclass reads."""
+        name = ".".join('"' + part.replace('"', '""') + '"' for part in (self.schema, self.table))
+        return "'" + name.replace("'", "''") + "'"
+
+    @property
     def arguments(self) -> str:
         """The arguments of audit.enable_tracking."""
-        name = ".".join('"' + part.replace('"', '""') + '"' for part in (self.schema, self.table)).replace("'", "''")
-        return ", ".join(filter(None, [f"'{name}'", self.tracking]))
+        return ", ".join(filter(None, [self.name_as_text, self.tracking]))
 
     @property
     def finders(self) -> tuple[str, ...]:

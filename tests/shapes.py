@@ -4,6 +4,7 @@ Each gives its rows twice: as the SQL that writes them and as the JSON that the 
 (xml, ICU, an extension it lacks) is no shape there.
 """
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -400,7 +401,8 @@ def _types() -> Iterable[Shape]:
         column("c", "work.price_tag", "(1.0)", "(1.00)", "(1.000)", "(1)", "(1.0)"),
         column("z", "timetz", "12:00:00+00", "13:00:00+01", "12:00:00+00", "13:00:00+01", "12:00:00+00"),
         column("p", "bpchar", "a", "a ", "a  ", "a", "a "),
-        first="create domain work.price as numeric; create type work.price_tag as (price numeric)",
+        column("dp", "work.blank", "a ", "a", "a  ", "a", "a "),
+        first="create domain work.price as numeric; create domain work.blank as bpchar; create type work.price_tag as (price numeric)",
     )
     yield shape(
         "nondeterministic_collation",
@@ -474,14 +476,14 @@ def _kinds() -> Iterable[Shape]:
         tail="partition by range (id)",
         last=leaves,
         part_of=by_id,
-        is_partitioned=True,
+        first_partition=("document", "low", "for values from (minvalue) to (3)"),
         shift={"id": '"id" + 1'},
         tracking="resource_name_column => 'title'",
         name_column="title",
     )
 
     def by_id_and_workspace(row: Row) -> str:
-        return by_id(row) if by_id(row) == "high" else f"low {row['workspace_id'].text == 'acme'}"
+        return by_id(row) if by_id(row) == "high" else "low_acme" if row["workspace_id"].text == "acme" else "low_rest"
 
     yield shape(
         "partitioned_twice",
@@ -496,7 +498,7 @@ def _kinds() -> Iterable[Shape]:
         " alter table work.low attach partition work.low_rest default;"
         " create table work.high partition of work.document for values from (4) to (maxvalue)",
         part_of=by_id_and_workspace,
-        is_partitioned=True,
+        first_partition=("low", "low_acme", "for values in ('acme')"),
         not_null=("workspace_id",),
     )
     yield shape(
@@ -508,8 +510,8 @@ def _kinds() -> Iterable[Shape]:
         tail="partition by list (workspace_id)",
         last="create table work.acme partition of work.document for values in ('acme');"
         " create table work.rest partition of work.document default",
-        part_of=lambda row: row["workspace_id"].text,
-        is_partitioned=True,
+        part_of=lambda row: "acme" if row["workspace_id"].text == "acme" else "rest",
+        first_partition=("document", "acme", "for values in ('acme')"),
     )
     yield shape(
         "leaf_by_name",
@@ -594,13 +596,12 @@ class Features:
 
 def features(connection: Connection, version: int) -> Features:
     """Ask a server for what not every build has."""
-    found = connection.execute(
-        "select name from pg_available_extensions where name in ('hstore', 'citext')"
-        " union select 'icu' where exists (select from pg_collation where collprovider = 'i')"
-    ).fetchall()
-    try:
-        connection.execute("select '<a/>'::xml")
-        found.append(("xml",))
-    except psycopg.errors.FeatureNotSupported:
-        pass
+    found = connection.execute("select name from pg_available_extensions where name in ('hstore', 'citext')").fetchall()
+    for feature, statement in (
+        ("xml", "select '<a/>'::xml"),
+        ("icu", "create collation loose (provider = icu, locale = 'und')"),
+    ):
+        with contextlib.suppress(psycopg.errors.FeatureNotSupported), connection.transaction(force_rollback=True):
+            connection.execute(statement.encode())
+            found.append((feature,))
     return Features(version, frozenset(name for (name,) in found))

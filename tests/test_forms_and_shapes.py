@@ -7,10 +7,13 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 import pytest
+from _pytest.mark import ParameterSet
 from psycopg import sql
+from psycopg.pq import TransactionStatus
 
 from tests import forms, shapes
 from tests.conftest import SERVER_VARIABLE, Database, TestServer, take_the_generic_way
@@ -27,9 +30,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     server = _features()
     cells = [
-        pytest.param(
-            way, shape, form, id=f"{shape.name}-{form.name}-{way}", marks=pytest.mark.xdist_group(f"{shape.name}-{way}")
-        )
+        _cell(way, shape, form)
         for way in WAYS
         for shape in shapes.ALL
         for form in forms.ALL
@@ -46,6 +47,29 @@ def _features() -> Features:
         return shapes.features(connection, server.version)
 
 
+# Faults of the product that are known and not mended, by shape and form.
+FAULTS = {
+    **{
+        (
+            shape,
+            "merge_that_only_moves_a_row_to_another_partition",
+        ): "PostgreSQL fires no trigger that is given the rows"
+        for shape in ("partitioned", "partitioned_twice", "partitioned_without_key")
+    },
+    **{
+        ("inheritance_parent", form): "rows of an untracked child are not counted"
+        for form in ("truncate", "truncate_several", "truncate_restart_identity")
+    },
+}
+
+
+def _cell(way: str, shape: Shape, form: Form) -> ParameterSet:
+    marks = [pytest.mark.xdist_group(f"{shape.name}-{way}")]
+    if (shape.name, form.name) in FAULTS:
+        marks.append(pytest.mark.xfail(strict=True, reason=FAULTS[shape.name, form.name]))
+    return pytest.param(way, shape, form, id=f"{shape.name}-{form.name}-{way}", marks=marks)
+
+
 @dataclass
 class Place:
     """A worker's database for one way, and the shape that stands in it."""
@@ -55,29 +79,37 @@ class Place:
     version: int
     shape: Shape | None = None
     beside: Shape | None = None
-    known: frozenset[str] = frozenset()
-    commits: bool = False
+    made_at: str = "-infinity"
+    is_committed: bool = False
 
-    def open(self, shape: Shape, commits: bool) -> Cell:
+    def open(self, shape: Shape, form: Form) -> Cell:
         """Return a cell on the shape as it was made."""
-        if (self.shape, self.commits) != (shape, commits):
+        if self.shape is not shape or self.is_committed != form.commits:
             self.close()
             self._make(shape)
-            if commits:
-                self.connection.execute("commit")
-            else:
-                self.connection.execute("savepoint made")
-            self.shape, self.commits = shape, commits
-        elif not commits:
+            self.connection.execute("commit" if form.commits else "savepoint made")
+            self.is_committed = form.commits
+        elif form.commits:
+            self._empty(shape)
+        else:
             self.connection.execute("rollback to made")
         assert self.beside is not None
-        rows, teams = list(shape.rows[:3]), list(self.beside.rows[:3])
-        return Cell(self.connection, shape, self.beside, self.way, self.version, rows, teams, set(self.known))
+        return self._cell(shape, rows=list(shape.rows[:3]), teams=list(self.beside.rows[:3]))
+
+    def _cell(self, shape: Shape, **more: Any) -> Cell:
+        return Cell(self.connection, shape, self.beside or shape, self.way, self.version, self.made_at, **more)
 
     def close(self) -> None:
         """Take the shape away."""
-        self.connection.execute("rollback")
+        if self.connection.info.transaction_status != TransactionStatus.IDLE:
+            self.connection.execute("rollback")
         self.connection.execute("reset all")
+        if self.shape is not None and self.is_committed:
+            assert self.beside
+            for tracked in (self.shape, self.beside):
+                self.connection.execute(f"select audit.disable_tracking({tracked.name_as_text})".encode())
+            self.connection.execute(f"drop schema {shapes.quoted(self.shape.schema)} cascade".encode())
+            self.connection.execute("discard temp")
         self.shape = None
 
     def _make(self, shape: Shape) -> None:
@@ -91,21 +123,36 @@ class Place:
         ]
         for statement in statements:
             self.connection.execute(statement.encode())
-        cell = Cell(self.connection, shape, beside, self.way, self.version, [], [])
-        self.connection.execute(cell.insert(*shape.rows[:2], *shape.hidden).encode())
-        self.connection.execute(cell.insert(shape.rows[2], into=shape.third_row_in).encode())
-        other = Cell(self.connection, beside, beside, self.way, self.version, [], [])
-        self.connection.execute(other.insert(*beside.rows[:3]).encode())
-        if shape.writer:
-            self.connection.execute(f"grant all on {beside.target} to {shape.writer}".encode())
+        self._fill(shape, beside)
         for tracked in (shape, beside):
             self.connection.execute(f"set role {tracked.owner or 'none'}".encode())
             self.connection.execute(f"select audit.enable_tracking({tracked.arguments})".encode())
         self.connection.execute("reset role")
-        entries = self.connection.execute("select id::text, event from audit.entry order by created_at").fetchall()
-        assert [event for entry_id, event in entries if entry_id not in self.known] == ["tracking_enabled"] * 2
-        self.known = frozenset(entry_id for entry_id, _ in entries)
-        self.beside = beside
+        self.shape, self.beside = shape, beside
+        self._begin()
+
+    def _fill(self, shape: Shape, beside: Shape) -> None:
+        cell = self._cell(shape)
+        self.connection.execute(cell.insert(*shape.rows[:2], *shape.hidden).encode())
+        self.connection.execute(cell.insert(shape.rows[2], into=shape.third_row_in).encode())
+        self.connection.execute(self._cell(beside).insert(*beside.rows[:3]).encode())
+        if shape.writer:
+            self.connection.execute(f"grant all on {beside.target} to {shape.writer}".encode())
+
+    def _empty(self, shape: Shape) -> None:
+        assert self.beside
+        if self.connection.info.transaction_status != TransactionStatus.IDLE:
+            self.connection.execute("rollback")
+        self.connection.execute(f"drop function if exists {shapes.quoted(shape.schema)}.work cascade".encode())
+        self.connection.execute(f"delete from {shape.target}; delete from {self.beside.target}".encode())
+        self._fill(shape, self.beside)
+        self._begin()
+
+    def _begin(self) -> None:
+        moment = "select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS.US+00')"
+        row = self.connection.execute(moment.encode()).fetchone()
+        assert row
+        self.made_at = row[0]
 
 
 @pytest.fixture(scope="module")
@@ -131,9 +178,9 @@ def places(server: TestServer) -> Iterator[dict[str, Place]]:
 
 
 @pytest.fixture
-def cell(places: dict[str, Place], way: str, shape: Shape, form: Form) -> Iterator[Cell]:
+def cell(places: dict[str, Place], way: str, shape: Shape, form: Form) -> Cell:
     """The form's cell on its shape."""
-    yield places[way].open(shape, form.commits)
+    return places[way].open(shape, form)
 
 
 def test_the_log_holds_what_was_written(cell: Cell, form: Form) -> None:
