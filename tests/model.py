@@ -39,7 +39,7 @@ Row = Mapping[str, Value]
 
 @dataclass(frozen=True)
 class Shape:
-    """A table: how to make it, what its rows are, and what its entries call it. Rows 0 to 2 are there, 3 and 4 are not."""
+    """A table: how to make it, its rows, and what entries call it. Rows 0 to 2 are there, 3 and 4 are not."""
 
     name: str
     setup: str

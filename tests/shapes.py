@@ -344,7 +344,8 @@ def _types() -> Iterable[Shape]:
         column("cs", "work.pair[]", '{"(1,x,fine)"}', '{"(1,x,fine)",NULL}', "{}", None, None),
         column("n", "work.nested", '("(1,x,fine)",1.0)', '("(1,x,fine)",1.00)', "(,)", None, None),
         first="create type work.mood as enum ('fine', 'bad');"
-        " create type work.pair as (a integer, b text, m work.mood); create type work.nested as (p work.pair, n numeric)",
+        " create type work.pair as (a integer, b text, m work.mood);"
+        " create type work.nested as (p work.pair, n numeric)",
     )
     yield shape(
         "hstore",
@@ -402,7 +403,8 @@ def _types() -> Iterable[Shape]:
         column("z", "timetz", "12:00:00+00", "13:00:00+01", "12:00:00+00", "13:00:00+01", "12:00:00+00"),
         column("p", "bpchar", "a", "a ", "a  ", "a", "a "),
         column("dp", "work.blank", "a ", "a", "a  ", "a", "a "),
-        first="create domain work.price as numeric; create domain work.blank as bpchar; create type work.price_tag as (price numeric)",
+        first="create domain work.price as numeric; create domain work.blank as bpchar;"
+        " create type work.price_tag as (price numeric)",
     )
     yield shape(
         "nondeterministic_collation",
@@ -493,7 +495,8 @@ def _kinds() -> Iterable[Shape]:
         last="create table work.low partition of work.document for values from (minvalue) to (4)"
         " partition by list (workspace_id);"
         " create table work.low_acme partition of work.low for values in ('acme');"
-        " create table work.low_rest (stars numeric, gone integer, title text, workspace_id text not null, id bigint not null);"
+        " create table work.low_rest (stars numeric, gone integer, title text, workspace_id text not null,"
+        " id bigint not null);"
         " alter table work.low_rest drop column gone;"
         " alter table work.low attach partition work.low_rest default;"
         " create table work.high partition of work.document for values from (4) to (maxvalue)",
@@ -566,7 +569,7 @@ ALL: list[Shape] = [*_keys(), *_permissions(), *_names(), *_columns(), *_types()
 
 
 def team(schema: str) -> Shape:
-    """Return the small table that stands beside each shape: what rows of it may refer to, and what triggers write to."""
+    """Return the small table that stands beside each shape: its rows may refer to it, its triggers write to it."""
     return shape(
         "team",
         frame=(

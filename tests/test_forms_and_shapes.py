@@ -1,11 +1,13 @@
-"""Every form of write on every shape of table leaves the trail that the rows before and after demand: this and no more.
+"""Every form of write on every shape of table leaves the trail that its rows before and after demand, and no more.
 
-Each cell works in a transaction of its own that is rolled back; a shape is made once and then a savepoint brings it back.
+Each cell works in a transaction that is rolled back; a shape is made once, and a savepoint brings it back for the next.
 """
 
+import hashlib
 import json
 import os
-from collections.abc import Iterator
+import random
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +22,7 @@ from tests.conftest import SERVER_VARIABLE, Database, TestServer, take_the_gener
 from tests.forms import Cell, Connection, Form
 from tests.model import Shape
 from tests.shapes import Features
+from tests.trail import changes, trail
 
 WAYS = ("compiled", "fallback")
 
@@ -186,3 +189,64 @@ def cell(places: dict[str, Place], way: str, shape: Shape, form: Form) -> Cell:
 def test_the_log_holds_what_was_written(cell: Cell, form: Form) -> None:
     form.run(cell)
     assert cell.observed == cell.expected
+
+
+def test_each_form_and_each_shape_is_tried_and_says_why_it_is_not() -> None:
+    left_out = {form.name: [shape.name for shape in shapes.ALL if not form.fits(shape)] for form in forms.ALL}
+    assert [form.name for form in forms.ALL if bool(form.because) != bool(left_out[form.name])] == []
+    assert [name for name, without in left_out.items() if len(without) == len(shapes.ALL)] == []
+    assert len({form.name for form in forms.ALL}) == len(forms.ALL)
+    assert len({shape.name for shape in shapes.ALL}) == len(shapes.ALL)
+
+
+@pytest.mark.usefixtures("way")
+def test_a_truncate_of_a_tracked_parent_counts_a_tracked_child_as_its_own(db: Connection) -> None:
+    db.execute("create table document (id integer, workspace_id text)")
+    db.execute("create table special () inherits (document)")
+    db.execute("insert into document values (1, 'acme')")
+    db.execute("insert into special values (2, 'acme'), (3, 'acme')")
+    db.execute("select audit.enable_tracking('document'), audit.enable_tracking('special')")
+    db.execute("truncate document")
+    assert sorted(trail(db, "table_name, operation, row_count")) == [
+        ("document", "TRUNCATE", 1),
+        ("special", "TRUNCATE", 2),
+    ]
+
+
+LARGE = 50 * 2**20
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize(
+    ("type_name", "literal", "make_content"),
+    [
+        ("text", f"repeat('ü', {LARGE // 2})", lambda: "ü".encode() * (LARGE // 2)),
+        ("bytea", "%b", lambda: random.Random(1).randbytes(LARGE)),
+        ("jsonb", f"to_jsonb(array[repeat('x', {LARGE})])", lambda: b'["' + b"x" * LARGE + b'"]'),
+    ],
+    ids=["text", "bytea", "jsonb"],
+)
+def test_a_value_of_fifty_megabytes_is_cut_with_its_size_and_digest(
+    db: Connection, type_name: str, literal: str, make_content: Callable[[], bytes]
+) -> None:
+    """By statements on one row and on several."""
+    content = make_content()
+    cut = {"cut": True, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    db.execute(f"create table file (id integer primary key, workspace_id text, body {type_name})".encode())
+    db.execute("select audit.enable_tracking('file')")
+    db.execute(f"insert into file values (1, 'acme', {literal})".encode(), [content] if literal == "%b" else [])
+    db.execute(
+        "insert into file select id + n, workspace_id, case n when 1 then body end from file, generate_series(1, 2) n"
+    )
+    db.execute("update file set body = null where id = 1")
+    db.execute("update file set body = null")
+    assert trail(db, "operation, row_count, resource_id, before, after") == [
+        ("INSERT", 1, "1", None, {"id": 1, "workspace_id": "acme", "body": cut}),
+        ("INSERT", 2, None, None, None),
+        ("UPDATE", 1, "1", {"body": cut}, {"body": None}),
+        ("UPDATE", 1, "2", {"body": cut}, {"body": None}),
+    ]
+    assert changes(db) == [
+        ("2", None, {"id": 2, "workspace_id": "acme", "body": cut}),
+        ("3", None, {"id": 3, "workspace_id": "acme", "body": None}),
+    ]
