@@ -17,11 +17,13 @@ from tests.shapes import quoted
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 ENTRIES = """
-select e.id::text, e.created_at::text, e.event, e.operation, e.table_schema || '.' || e.table_name, e.resource_type, e.resource_id,
-       e.resource_name, e.row_key, e.row_count, e.before::text, e.after::text, e.workspace_id, e.context::text
+select e.id::text, e.created_at::text, e.event, e.operation, e.table_schema || '.' || e.table_name,
+       e.resource_type, e.resource_id, e.resource_name, e.row_key, e.row_count, e.before::text, e.after::text,
+       e.workspace_id, e.context::text
 from audit.entry e where e.created_at > %s order by e.created_at, e.id"""
 CHANGES = """
-select c.entry_id::text, c.created_at::text, c.workspace_id, c.resource_id, c.resource_name, c.row_key, c.before::text, c.after::text
+select c.entry_id::text, c.created_at::text, c.workspace_id, c.resource_id, c.resource_name, c.row_key,
+       c.before::text, c.after::text
 from audit.change c where c.created_at > %s"""
 
 

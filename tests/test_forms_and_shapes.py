@@ -83,37 +83,39 @@ class Place:
     shape: Shape | None = None
     beside: Shape | None = None
     made_at: str = "-infinity"
-    is_committed: bool = False
+    is_written: bool = False
 
     def open(self, shape: Shape, form: Form) -> Cell:
-        """Return a cell on the shape as it was made."""
-        if self.shape is not shape or self.is_committed != form.commits:
+        """Return a cell on the shape as it was made, in a transaction unless the form makes its own."""
+        self._roll_back()
+        if self.shape is not shape:
             self.close()
             self._make(shape)
-            self.connection.execute("commit" if form.commits else "savepoint made")
-            self.is_committed = form.commits
-        elif form.commits:
-            self._empty(shape)
-        else:
-            self.connection.execute("rollback to made")
+        elif self.is_written:
+            self._restore(shape)
+        self.is_written = form.commits
+        if not form.commits:
+            self.connection.execute("begin")
         assert self.beside is not None
         return self._cell(shape, rows=list(shape.rows[:3]), teams=list(self.beside.rows[:3]))
 
-    def _cell(self, shape: Shape, **more: Any) -> Cell:
-        return Cell(self.connection, shape, self.beside or shape, self.way, self.version, self.made_at, **more)
-
     def close(self) -> None:
         """Take the shape away."""
-        if self.connection.info.transaction_status != TransactionStatus.IDLE:
-            self.connection.execute("rollback")
+        self._roll_back()
         self.connection.execute("reset all")
-        if self.shape is not None and self.is_committed:
-            assert self.beside
+        if self.shape is not None and self.beside is not None:
             for tracked in (self.shape, self.beside):
                 self.connection.execute(f"select audit.disable_tracking({tracked.name_as_text})".encode())
             self.connection.execute(f"drop schema {shapes.quoted(self.shape.schema)} cascade".encode())
             self.connection.execute("discard temp")
         self.shape = None
+
+    def _roll_back(self) -> None:
+        if self.connection.info.transaction_status != TransactionStatus.IDLE:
+            self.connection.execute("rollback")
+
+    def _cell(self, shape: Shape, **more: Any) -> Cell:
+        return Cell(self.connection, shape, self.beside or shape, self.way, self.version, self.made_at, **more)
 
     def _make(self, shape: Shape) -> None:
         beside = shapes.team(shape.schema)
@@ -131,8 +133,9 @@ class Place:
             self.connection.execute(f"set role {tracked.owner or 'none'}".encode())
             self.connection.execute(f"select audit.enable_tracking({tracked.arguments})".encode())
         self.connection.execute("reset role")
-        self.shape, self.beside = shape, beside
-        self._begin()
+        self.connection.execute("commit")
+        self.shape, self.beside, self.is_written = shape, beside, False
+        self._note_the_moment()
 
     def _fill(self, shape: Shape, beside: Shape) -> None:
         cell = self._cell(shape)
@@ -142,16 +145,14 @@ class Place:
         if shape.writer:
             self.connection.execute(f"grant all on {beside.target} to {shape.writer}".encode())
 
-    def _empty(self, shape: Shape) -> None:
+    def _restore(self, shape: Shape) -> None:
         assert self.beside
-        if self.connection.info.transaction_status != TransactionStatus.IDLE:
-            self.connection.execute("rollback")
         self.connection.execute(f"drop function if exists {shapes.quoted(shape.schema)}.work cascade".encode())
         self.connection.execute(f"delete from {shape.target}; delete from {self.beside.target}".encode())
         self._fill(shape, self.beside)
-        self._begin()
+        self._note_the_moment()
 
-    def _begin(self) -> None:
+    def _note_the_moment(self) -> None:
         moment = "select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS.US+00')"
         row = self.connection.execute(moment.encode()).fetchone()
         assert row
