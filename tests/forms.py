@@ -418,7 +418,7 @@ def update_that_moves_to_another_workspace(cell: Cell) -> None:
 
 @form(has_key, "there is no key to change")
 def update_of_the_key(cell: Cell) -> None:
-    """Of one row to a key that is free, and of two rows in one statement."""
+    """Of one row, to a key that is free."""
     row, free = cell.rows[0], cell.shape.rows[3]
     cell.run(cell.update(row, cell.shape.key, free))
     cell.updates((row, cell.shape.assigned(row, cell.shape.key, free)))
