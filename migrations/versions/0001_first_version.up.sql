@@ -921,6 +921,8 @@ begin atomic
            and p.amprocrighttype = c.opcintype and p.amprocnum = 4
         -- Implicit casts that somebody gave a type of the application could make its = ambiguous, or become part of it.
         where t.oid = type_oid and audit.is_core_type(t.oid)
+          -- Its class says equalimage, but char without a length keeps the trailing blanks that its = does not see.
+          and t.oid <> 'bpchar'::regtype
           and c.opcnamespace = 'pg_catalog'::regnamespace
           and p.amproc::text in ('btequalimage', 'btvarstrequalimage'))
         and coalesce((select collisdeterministic from pg_catalog.pg_collation where oid = collation_oid), true);
