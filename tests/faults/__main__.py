@@ -27,9 +27,11 @@ def main() -> int:
     counted = [round_ for round_ in done if round_.counts]
     problems = sum(len(round_.problems) for round_ in done)
     print(
-        f"{len(counted)} rounds counted ({len(done) - len(counted)} did not): {sum(r.committed for r in done)} transactions"
-        f" committed, {sum(r.open for r in done)} were open, {sum(r.in_doubt for r in done)} in doubt"
-        f" ({sum(r.kept for r in done)} of them kept), {done[-1].entries} entries; {problems} problems"
+        f"{len(counted)} rounds counted ({len(done) - len(counted)} did not):"
+        f" {sum(round_.committed for round_ in done)} transactions committed,"
+        f" {sum(round_.open for round_ in done)} were open,"
+        f" {sum(round_.in_doubt for round_ in done)} in doubt ({sum(round_.kept for round_ in done)} of them kept);"
+        f" {done[-1].entries} entries; {problems} problems"
     )
     return 1 if problems else 0
 

@@ -96,14 +96,11 @@ def _read_log(connection: Connection, problems: list[str]) -> list[LogEntry]:
         rows.setdefault(entry_id, []).append(LogRow(*row))
         workspaces.setdefault(entry_id, set()).add(workspace)
     log = []
-    for entry_id, request_id, table, operation, event, workspace, row_count, *row in connection.execute(ENTRIES.encode()):
-        own = rows.pop(entry_id, [])
-        if operation == "TRUNCATE":
-            entry_rows = own
-        elif row_count == 1:
-            entry_rows = [*own, LogRow(*row)]
-        else:
-            entry_rows = own
+    for entry_id, request_id, *head, resource_id, row_key, before, after in connection.execute(ENTRIES.encode()):
+        table, operation, event, workspace, row_count = head
+        entry_rows = rows.pop(entry_id, [])
+        if row_count == 1 and operation != "TRUNCATE":
+            entry_rows.append(LogRow(resource_id, row_key, before, after))
         if operation != "TRUNCATE" and len(entry_rows) != row_count:
             problems.append(f"entry {entry_id} says {row_count} rows and has {len(entry_rows)}")
         if workspaces.get(entry_id, {workspace}) != {workspace}:
@@ -139,8 +136,8 @@ def _replay_rows(table: dict[str, Row], entry: Entry, rows: list[LogRow], proble
         if old[-1] is None or any(old[-1].get(name) != value for name, value in (row.before or {}).items()):
             problems.append(f"{entry.table}: {entry.operation} of row {key} does not fit the entries before it")
     for row, before in zip(rows, old, strict=True):
-        if row.after is not None:
-            after = {**(before or {}), **row.after}
+        if row.after is not None and before is not None:
+            after = {**before, **row.after}
             table[_own_key(entry.table, after)] = after
 
 

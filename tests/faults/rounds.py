@@ -28,9 +28,9 @@ DATABASE = "faults"
 
 SETTINGS: dict[str, str | int] = {
     "synchronous_commit": "on",
-    # A killed process takes nothing with it that it handed to the operating system: fsync only guards against that one's end.
-    # full_page_writes stays on: Linux ends a killed process's write() between two pages of memory, so that half of one of
-    # PostgreSQL's pages may be the old one.
+    # A killed process takes nothing with it that it handed to the operating system, so fsync has nothing to add here.
+    # full_page_writes has: Linux can end a killed process's write() between two pages of memory, and leave half of a
+    # page of PostgreSQL's as it was.
     "fsync": "off",
     "full_page_writes": "on",
     # Small, so that kills meet checkpoints, vacuum and the growing of files too.
@@ -73,7 +73,6 @@ def run(server: Server, rounds: int, writers: int, seed: int) -> Iterator[Round]
         with Cluster(server, Path(folder) / "cluster", settings=SETTINGS) as cluster:
             with psycopg.connect(cluster.url(), autocommit=True) as connection:
                 connection.execute(f"create database {DATABASE}".encode())
-                connection.execute("create role faults_owner nologin")
             migrate(cluster.url(DATABASE))
             with psycopg.connect(cluster.url(DATABASE), autocommit=True) as connection:
                 create_tables(connection, writers)
@@ -85,7 +84,9 @@ def run(server: Server, rounds: int, writers: int, seed: int) -> Iterator[Round]
                 counted += done.counts
                 if counted == rounds or done.problems:
                     return
-            raise RuntimeError(f"only {counted} of {3 * rounds} rounds had {OPEN_NEEDED} open transactions; add writers")
+            raise RuntimeError(
+                f"only {counted} of {3 * rounds} rounds had {OPEN_NEEDED} open transactions; add writers"
+            )
 
 
 def _folder() -> Path:
@@ -112,8 +113,8 @@ def _round(number: int, cluster: Cluster, writers: list[Writer], chance: random.
         if writer.error is not None:
             raise RuntimeError(f"writer {writer.number} failed before the kill") from writer.error
     if not one_backend:
-        # The lock on the folder is all that is left to give up; the socket's would still be respected where nobody has asked
-        # for the killed postmaster's end yet.
+        # The lock on the folder is all that is left to give up. The socket's lock would count for as long as nobody has
+        # asked for the killed postmaster's end.
         cluster.stop()
         for file in cluster.socket_folder.glob(".s.PGSQL.*"):
             file.unlink()
@@ -146,7 +147,7 @@ def _upkeep(url: str, stop: threading.Event) -> None:
 
 
 def _kill_all(cluster: Cluster, stop: threading.Event, chance: random.Random) -> float:
-    """Kill the postmaster and all its children, in any order. It is halted first: it can neither see nor fork any more."""
+    """Kill the postmaster and all its children in any order. It is halted first, so that it neither sees nor forks."""
     postmaster = _postmaster(cluster)
     os.kill(postmaster, signal.SIGSTOP)
     processes = [postmaster, *_children(postmaster)]

@@ -29,12 +29,12 @@ create table memo (text text, workspace_id text not null, stars integer);
 # No two writers have a row in common, and a row that gets another key gets one that no row had before.
 IDS_OF_A_WRITER, KEY_SHIFT = 10**12, 10**8
 MOST_ROWS = 300
-# Seconds of thinking between two statements, at most. Every fourth writer is in a hurry, so that kills meet commits too.
+# Seconds of thinking between two statements, at most. Every fourth writer is in a hurry: kills shall meet commits too.
 THINKING, HURRY = 0.03, 0.001
 
 
 def create_tables(connection: Connection, writers: int) -> None:
-    """Make the tables, tracked and empty, with a table of its own for each writer; nobody can log in as their owner."""
+    """Make the tables, tracked and empty, with a table of its own for each writer; nobody logs in as their owner."""
     connection.execute(TABLES.encode())
     names = ["document", "permission", "measure", "memo"]
     for number in range(writers):
@@ -45,10 +45,10 @@ def create_tables(connection: Connection, writers: int) -> None:
     for name in names:
         settings = ", 'permission', resource_id_columns => '{document_id}'" if name == "permission" else ""
         connection.execute(f"select audit.enable_tracking('{name}'{settings})".encode())
-        connection.execute(f"alter table {name} owner to faults_owner".encode())
+        connection.execute(f"alter table {name} owner to audit_writer".encode())
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """The server is being killed: a writer says nothing more to it."""
 
 
@@ -73,7 +73,7 @@ class Writer:
                 ready.wait(30)
                 while True:
                     self.transact(connection)
-        except Stopped:
+        except StoppedError:
             pass
         except psycopg.OperationalError as error:
             if not stop.is_set():
@@ -106,7 +106,7 @@ class Writer:
 
     def _think(self) -> None:
         if self._stop.wait(self.random.uniform(0, self.thinking)):
-            raise Stopped
+            raise StoppedError
 
     def _try(self, connection: Connection, transaction: Transaction) -> None:
         savepoint = transaction.savepoint()
@@ -270,9 +270,7 @@ class Writer:
     def _delete_measures(self, connection: Connection, transaction: Transaction) -> None:
         rows = self._all(transaction, "measure")
         rows = rows if len(rows) > MOST_ROWS else rows[:5]
-        connection.execute(
-            "delete from measure where number = any(%s::bigint[])", [[row["number"] for row in rows]]
-        )
+        connection.execute("delete from measure where number = any(%s::bigint[])", [[row["number"] for row in rows]])
         transaction.write([Change("measure", row, None) for row in rows])
 
     def _write_memos(self, connection: Connection, transaction: Transaction) -> None:
@@ -324,7 +322,9 @@ class Writer:
         return self.random.choice(["acme", "umbrella"])
 
     def _text(self) -> str:
-        return "".join(self.random.choices("abcdefgh äé", k=self.random.choice([5, 5, 5, 5000])))
+        # Now and then one that is too long for a page, and not to be compressed into one.
+        length = 2500 if self.random.random() < 0.12 else 2
+        return f"{self.random.choice('äbcdé')} {self.random.randbytes(length).hex()}"
 
     def _many(self) -> int:
         return self.random.choice([2, 5, 20, 100])
