@@ -60,6 +60,18 @@ begin atomic
 end;
 comment on function audit.partitions_of(oid) is 'A table and all partitions below it.';
 
+create function audit.is_tracked(relation oid)
+    returns boolean
+    language sql
+    stable
+begin atomic
+    select exists (
+        select from pg_catalog.pg_trigger t
+        join pg_catalog.pg_proc p on p.oid = t.tgfoid
+        where t.tgrelid = relation and p.pronamespace = 'audit'::regnamespace and p.proname ~ '^capture_[0-9]+$');
+end;
+comment on function audit.is_tracked(oid) is 'Whether a table carries capture triggers of the log.';
+
 create function audit.admit_to_schema(role_name name)
     returns void
     language plpgsql
@@ -194,7 +206,9 @@ begin
     returning t.readable_paths into paths;
     perform audit.keep_lookups(tracked_id, relation, paths);
     body := audit.function_sql(tracked, relation);
-    if md5(body) = tracked.compiled_digest and relation = tracked.relation_oid and not is_new then
+    -- By its text too: somebody may have put another in its place.
+    if md5(body) = tracked.compiled_digest and relation = tracked.relation_oid
+       and exists (select from pg_proc p where p.oid = audit.capture_function(tracked_id) and p.prosrc = body and p.prosecdef) then
         return false;
     end if;
     update audit.tracked_table t
