@@ -46,8 +46,7 @@ begin
                       p.oid::regprocedure, tracked.id, relation::regclass)
         from pg_proc p
         where p.oid = audit.capture_function(tracked.id)
-          and (md5(p.prosrc) is distinct from tracked.compiled_digest or p.proowner <> 'audit_capture'::regrole or not p.prosecdef
-               or not coalesce(p.proconfig, '{}') @> array['search_path=pg_catalog, pg_temp', 'row_security=on']);
+          and (p.proowner <> 'audit_capture'::regrole or not audit.is_as_compiled(tracked));
 
         -- Each as create_capture_triggers makes it: a WHEN or other transition tables would leave rows out.
         return query
@@ -73,7 +72,8 @@ begin
             on g.oid = t.oid and g.tgfoid = audit.capture_function(tracked.id) and g.tgtype = expected.kind
            and g.tgqual is null and g.tgattr = ''
            and g.tgoldtable is not distinct from expected.old_rows::name and g.tgnewtable is not distinct from expected.new_rows::name
-        where g.tgenabled is distinct from 'A';
+        where g.tgenabled is distinct from 'A'
+        order by part.oid <> relation, part.oid::regclass::text, expected.name;
 
         -- Inheritance: triggers fire for the table that a statement names.
         return query

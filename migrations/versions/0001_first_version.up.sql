@@ -2337,6 +2337,19 @@ $function$;
 comment on function audit.store_tracking(oid, jsonb) is
     'For enable_tracking: keeps the settings, compiles the capture function and records the event. Raises 42501 unless the caller owns the table. Returns the function''s name.';
 
+create function audit.is_as_compiled(tracked audit.tracked_table)
+    returns boolean
+    language sql
+    stable
+begin atomic
+    select exists (
+        select from pg_catalog.pg_proc p
+        where p.oid = audit.capture_function(tracked.id) and md5(p.prosrc) = tracked.compiled_digest and p.prosecdef
+          and p.proconfig @> array['search_path=pg_catalog, pg_temp', 'row_security=on']);
+end;
+comment on function audit.is_as_compiled(audit.tracked_table) is
+    'Whether a table''s capture function is still what compile_tracking made of it. False too when there is none.';
+
 create function audit.compile_tracking(tracked_id bigint, relation oid)
     returns boolean
     language plpgsql
@@ -2360,9 +2373,7 @@ begin
     returning t.readable_paths into paths;
     perform audit.keep_lookups(tracked_id, relation, paths);
     body := audit.function_sql(tracked, relation);
-    -- By its text too: somebody may have put another in its place.
-    if md5(body) = tracked.compiled_digest and relation = tracked.relation_oid
-       and exists (select from pg_proc p where p.oid = audit.capture_function(tracked_id) and p.prosrc = body and p.prosecdef) then
+    if md5(body) = tracked.compiled_digest and relation = tracked.relation_oid and audit.is_as_compiled(tracked) then
         return false;
     end if;
     update audit.tracked_table t
@@ -3541,8 +3552,7 @@ begin
                       p.oid::regprocedure, tracked.id, relation::regclass)
         from pg_proc p
         where p.oid = audit.capture_function(tracked.id)
-          and (md5(p.prosrc) is distinct from tracked.compiled_digest or p.proowner <> 'audit_capture'::regrole or not p.prosecdef
-               or not coalesce(p.proconfig, '{}') @> array['search_path=pg_catalog, pg_temp', 'row_security=on']);
+          and (p.proowner <> 'audit_capture'::regrole or not audit.is_as_compiled(tracked));
 
         -- Each as create_capture_triggers makes it: a WHEN or other transition tables would leave rows out.
         return query
@@ -3568,7 +3578,8 @@ begin
             on g.oid = t.oid and g.tgfoid = audit.capture_function(tracked.id) and g.tgtype = expected.kind
            and g.tgqual is null and g.tgattr = ''
            and g.tgoldtable is not distinct from expected.old_rows::name and g.tgnewtable is not distinct from expected.new_rows::name
-        where g.tgenabled is distinct from 'A';
+        where g.tgenabled is distinct from 'A'
+        order by part.oid <> relation, part.oid::regclass::text, expected.name;
 
         -- Inheritance: triggers fire for the table that a statement names.
         return query

@@ -4,6 +4,7 @@ They must not wait for each other: at any moment most of them are inside a trans
 """
 
 import random
+import select
 import threading
 from collections.abc import Callable
 from contextlib import closing
@@ -46,6 +47,9 @@ def create_tables(connection: Connection, writers: int) -> None:
         settings = ", 'permission', resource_id_columns => '{document_id}'" if name == "permission" else ""
         connection.execute(f"select audit.enable_tracking('{name}'{settings})".encode())
         connection.execute(f"alter table {name} owner to audit_writer".encode())
+    connection.execute(
+        "alter table measure_early owner to audit_writer; alter table measure_late owner to audit_writer"
+    )
 
 
 class StoppedError(Exception):
@@ -100,13 +104,27 @@ class Writer:
             transaction.state = State.ROLLED_BACK
             return
         transaction.state = State.COMMITTING
-        connection.execute("commit")
+        self._commit(connection)
         transaction.state = State.COMMITTED
         self.rows = transaction.rows
 
     def _think(self) -> None:
         if self._stop.wait(self.random.uniform(0, self.thinking)):
             raise StoppedError
+
+    def _commit(self, connection: Connection) -> None:
+        """Commit, and be late in reading the answer: so kills meet commits that are done and that nobody knows of."""
+        connection.pgconn.send_query(b"commit")
+        while connection.pgconn.flush():
+            select.select([], [connection], [])
+        if self._stop.wait(self.random.uniform(0, self.thinking / 2)):
+            raise StoppedError
+        while connection.pgconn.is_busy():
+            select.select([connection], [], [])
+            connection.pgconn.consume_input()
+        while result := connection.pgconn.get_result():
+            if result.status != psycopg.pq.ExecStatus.COMMAND_OK:
+                raise psycopg.OperationalError(result.get_error_message())
 
     def _try(self, connection: Connection, transaction: Transaction) -> None:
         savepoint = transaction.savepoint()
