@@ -21,7 +21,7 @@ LOCK_TIMEOUT = "100ms"
 LOCK_ATTEMPTS = 20
 # Waiting for readers of a day that is detached concurrently holds nobody up.
 DETACH_TIMEOUT = "10s"
-# Warnings that somebody should act on: an application that could switch its triggers off, a function left behind by DDL.
+# Warnings to act on all the same: an application that could switch its triggers off, a function left behind by DDL.
 NOT_WELL = ("owner_can_log_in", "function_stale")
 
 
