@@ -69,6 +69,18 @@ begin atomic
 end;
 comment on function audit.partitions_of(oid) is 'A table and all partitions below it.';
 
+create function audit.is_tracked(relation oid)
+    returns boolean
+    language sql
+    stable
+begin atomic
+    select exists (
+        select from pg_catalog.pg_trigger t
+        join pg_catalog.pg_proc p on p.oid = t.tgfoid
+        where t.tgrelid = relation and p.pronamespace = 'audit'::regnamespace and p.proname ~ '^capture_[0-9]+$');
+end;
+comment on function audit.is_tracked(oid) is 'Whether a table carries capture triggers of the log.';
+
 create function audit.admit_to_schema(role_name name)
     returns void
     language plpgsql
@@ -248,6 +260,19 @@ $function$;
 comment on function audit.store_tracking(oid, jsonb) is
     'For enable_tracking: keeps the settings, compiles the capture function and records the event. Raises 42501 unless the caller owns the table. Returns the function''s name.';
 
+create function audit.is_as_compiled(tracked audit.tracked_table)
+    returns boolean
+    language sql
+    stable
+begin atomic
+    select exists (
+        select from pg_catalog.pg_proc p
+        where p.oid = audit.capture_function(tracked.id) and md5(p.prosrc) = tracked.compiled_digest and p.prosecdef
+          and p.proconfig @> array['search_path=pg_catalog, pg_temp', 'row_security=on']);
+end;
+comment on function audit.is_as_compiled(audit.tracked_table) is
+    'Whether a table''s capture function is still what compile_tracking made of it. False too when there is none.';
+
 create function audit.compile_tracking(tracked_id bigint, relation oid)
     returns boolean
     language plpgsql
@@ -277,7 +302,7 @@ begin
     returning t.readable_paths into paths;
     perform audit.keep_lookups(tracked_id, relation, paths);
     body := audit.function_sql(tracked, relation);
-    if md5(body) = tracked.compiled_digest and relation = tracked.relation_oid and not is_new then
+    if md5(body) = tracked.compiled_digest and relation = tracked.relation_oid and audit.is_as_compiled(tracked) then
         return false;
     end if;
     update audit.tracked_table t

@@ -297,13 +297,14 @@ create function audit.row_history(table_schema text, table_name text, key text)
     language sql
     stable
     set search_path = pg_catalog, pg_temp
-begin atomic
+-- Not in the standard's form: that would bind the log's columns to it, and hold back migrations.
+as $function$
     select c.entry_id, c.created_at, e.event, c.operation, c.key_before, c.key_after, c.before, c.after,
            e.actor_type, e.actor_id, e.actor_name, e.request_id, e.database_user
     from audit.row_changes(audit.table_spans(table_schema, table_name), key) c
     join audit.entry e on e.id = c.entry_id and e.created_at = c.created_at
     order by c.created_at, c.entry_id;
-end;
+$function$;
 comment on function audit.row_history(text, text, text) is
     'The history of a row of a table that may be gone: every change that found or left a row under this key (as resource_id and row_key write it), oldest first, under earlier names of the table too, and the TRUNCATEs of the table.';
 

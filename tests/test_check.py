@@ -66,9 +66,9 @@ def test_event_triggers_that_are_gone_are_found_and_the_mend_makes_them_as_they_
     db.execute("drop event trigger audit_follow_ddl; drop event trigger audit_guard_rewrite")
     db.execute("alter event trigger audit_guard_drop disable")
     assert db.execute("select problem, object_name, mend from audit.check() order by 2").fetchall() == [
-        ("ddl_not_followed", "audit_follow_ddl", "as superuser: select audit.create_event_triggers()"),
-        ("log_not_guarded", "audit_guard_drop", "as superuser: select audit.create_event_triggers()"),
-        ("log_not_guarded", "audit_guard_rewrite", "as superuser: select audit.create_event_triggers()"),
+        ("ddl_not_followed", "audit_follow_ddl", "select audit.create_event_triggers()"),
+        ("log_not_guarded", "audit_guard_drop", "select audit.create_event_triggers()"),
+        ("log_not_guarded", "audit_guard_rewrite", "select audit.create_event_triggers()"),
     ]
     db.execute("select audit.create_event_triggers()")
     assert db.execute(event_triggers).fetchall() == made

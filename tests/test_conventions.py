@@ -152,6 +152,8 @@ def test_the_check_finds_nothing_wrong_with_a_healthy_installation(tracked: Conn
     tracked.execute("create role table_owner_without_login nologin")
     try:
         tracked.execute("alter table document owner to table_owner_without_login")
+        tracked.execute("alter table document_1 owner to table_owner_without_login")
+        tracked.execute("alter table document_2 owner to table_owner_without_login")
         tracked.execute("alter table note owner to table_owner_without_login; grant select on folder to public")
         assert tracked.execute("select * from audit.check()").fetchall() == []
     finally:

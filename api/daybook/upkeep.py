@@ -21,6 +21,8 @@ LOCK_TIMEOUT = "100ms"
 LOCK_ATTEMPTS = 20
 # Waiting for readers of a day that is detached concurrently holds nobody up.
 DETACH_TIMEOUT = "10s"
+# Warnings to act on all the same: an application that could switch its triggers off, a function left behind by DDL.
+NOT_WELL = ("owner_can_log_in", "function_stale")
 
 
 @dataclass(slots=True)
@@ -78,9 +80,11 @@ class Status:
 
     @property
     def is_well(self) -> bool:
-        """False when upkeep is late or a write could slip past the log."""
+        """False when upkeep is late, a write could slip past the log, or one of NOT_WELL was found."""
         every = [*self.findings, *(finding for table in self.tracked_tables for finding in table.findings)]
-        return not self.is_late and all(finding.severity != "bypass" for finding in every)
+        return not self.is_late and not any(
+            finding.severity == "bypass" or finding.problem in NOT_WELL for finding in every
+        )
 
     def as_json(self) -> dict[str, Any]:
         """Return the status as the object that `status --json` prints."""

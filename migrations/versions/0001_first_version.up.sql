@@ -2406,6 +2406,18 @@ begin atomic
 end;
 comment on function audit.partitions_of(oid) is 'A table and all partitions below it.';
 
+create function audit.is_tracked(relation oid)
+    returns boolean
+    language sql
+    stable
+begin atomic
+    select exists (
+        select from pg_catalog.pg_trigger t
+        join pg_catalog.pg_proc p on p.oid = t.tgfoid
+        where t.tgrelid = relation and p.pronamespace = 'audit'::regnamespace and p.proname ~ '^capture_[0-9]+$');
+end;
+comment on function audit.is_tracked(oid) is 'Whether a table carries capture triggers of the log.';
+
 create function audit.admit_to_schema(role_name name)
     returns void
     language plpgsql
@@ -2585,6 +2597,19 @@ $function$;
 comment on function audit.store_tracking(oid, jsonb) is
     'For enable_tracking: keeps the settings, compiles the capture function and records the event. Raises 42501 unless the caller owns the table. Returns the function''s name.';
 
+create function audit.is_as_compiled(tracked audit.tracked_table)
+    returns boolean
+    language sql
+    stable
+begin atomic
+    select exists (
+        select from pg_catalog.pg_proc p
+        where p.oid = audit.capture_function(tracked.id) and md5(p.prosrc) = tracked.compiled_digest and p.prosecdef
+          and p.proconfig @> array['search_path=pg_catalog, pg_temp', 'row_security=on']);
+end;
+comment on function audit.is_as_compiled(audit.tracked_table) is
+    'Whether a table''s capture function is still what compile_tracking made of it. False too when there is none.';
+
 create function audit.compile_tracking(tracked_id bigint, relation oid)
     returns boolean
     language plpgsql
@@ -2614,7 +2639,7 @@ begin
     returning t.readable_paths into paths;
     perform audit.keep_lookups(tracked_id, relation, paths);
     body := audit.function_sql(tracked, relation);
-    if md5(body) = tracked.compiled_digest and relation = tracked.relation_oid and not is_new then
+    if md5(body) = tracked.compiled_digest and relation = tracked.relation_oid and audit.is_as_compiled(tracked) then
         return false;
     end if;
     update audit.tracked_table t
@@ -3707,13 +3732,14 @@ create function audit.row_history(table_schema text, table_name text, key text)
     language sql
     stable
     set search_path = pg_catalog, pg_temp
-begin atomic
+-- Not in the standard's form: that would bind the log's columns to it, and hold back migrations.
+as $function$
     select c.entry_id, c.created_at, e.event, c.operation, c.key_before, c.key_after, c.before, c.after,
            e.actor_type, e.actor_id, e.actor_name, e.request_id, e.database_user
     from audit.row_changes(audit.table_spans(table_schema, table_name), key) c
     join audit.entry e on e.id = c.entry_id and e.created_at = c.created_at
     order by c.created_at, c.entry_id;
-end;
+$function$;
 comment on function audit.row_history(text, text, text) is
     'The history of a row of a table that may be gone: every change that found or left a row under this key (as resource_id and row_key write it), oldest first, under earlier names of the table too, and the TRUNCATEs of the table.';
 
@@ -4140,6 +4166,95 @@ begin atomic
 end;
 comment on function audit.close_session(text, bytea) is 'Ends a session of the page: its cookie is worth nothing from now on.';
 
+-- The mends of audit.check() that are more than a line: text that a superuser can execute as it stands.
+
+set search_path = pg_catalog, pg_temp;
+
+create function audit.tracking_sql(tracked audit.tracked_table, relation oid, target oid)
+    returns text
+    language plpgsql
+    stable
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    columns constant text[] := array(select attname from pg_attribute where attrelid = target and attnum > 0 and not attisdropped and attgenerated <> 'v');
+    id_columns constant text[] := coalesce(tracked.resource_id_columns, audit.primary_key_columns(relation));
+    path text;
+    arguments text;
+begin
+    foreach path in array array_remove(
+        array[tracked.resource_type_column, tracked.soft_delete_column, tracked.workspace_column, tracked.resource_name_column, tracked.subject_column]
+        || id_columns
+        || array(select jsonb_array_elements_text(e.value) from jsonb_each(tracked.column_events) e), null)
+    loop
+        if path <> all(columns) and (path not like '%.%' or (audit.find_lookup(target, path)).problem is not null) then
+            return null;
+        end if;
+    end loop;
+    select string_agg(format(', %s => %L', a.name, a.value), '' order by a.position) into arguments
+    from unnest(
+        array['kind', 'resource_type', 'resource_type_column', 'resource_id_columns', 'resource_name_column', 'subject_column',
+              'workspace', 'workspace_column', 'workspace_setting', 'events', 'column_events', 'soft_delete_column',
+              'excluded_columns', 'redacted_columns', 'max_value_bytes', 'missing_actor'],
+        array[nullif(tracked.kind, 'resource'), coalesce(tracked.resource_type, nullif(tracked.table_name, 'audit_log')),
+              tracked.resource_type_column, id_columns::text, tracked.resource_name_column, tracked.subject_column,
+              tracked.workspace, tracked.workspace_column, tracked.workspace_setting, tracked.events::text, tracked.column_events::text,
+              tracked.soft_delete_column,
+              nullif(array(select c from unnest(tracked.excluded_columns) c where c = any(columns))::text, '{}'),
+              nullif(array(select c from unnest(tracked.redacted_columns) c where c = any(columns))::text, '{}'),
+              nullif(tracked.max_value_bytes, 65536)::text, nullif(tracked.missing_actor, 'system')]
+    ) with ordinality a(name, value, position)
+    where a.value is not null;
+    return format('select audit.enable_tracking(%L%s)', target::regclass, arguments);
+end
+$function$;
+comment on function audit.tracking_sql(audit.tracked_table, oid, oid) is
+    'The statement that tracks target as relation is tracked, under the same resource_type and keys. Null: target lacks a column or lookup that it would take.';
+
+create function audit.owner_change_sql(relations oid[], owner oid)
+    returns text
+    language plpgsql
+    stable
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    owner_name constant name := (select rolname from pg_roles where oid = owner);
+    new_owner name := owner_name || '_tables';
+    statements text;
+begin
+    if octet_length(owner_name) > 56 or exists (select from pg_roles where rolname = new_owner and (rolcanlogin or rolsuper)) then
+        new_owner := 'tables_of_' || owner;
+    end if;
+    -- Of several tables each brings the whole of it along: the first one makes the role.
+    statements := format('do %L', format(
+        'begin if not exists (select from pg_catalog.pg_roles where rolname = %L) then create role %I nologin; end if; end',
+        new_owner, new_owner));
+    -- Foreign keys are checked as the table's owner, and whoever alters it later, after SET ROLE, may have to track it too.
+    select statements || string_agg(format('; grant usage on schema %s to %I', s.namespace, new_owner), '')
+           || case when pg_has_role(owner, 'audit_writer', 'member') then format('; grant audit_writer to %I', new_owner) else '' end
+    into statements
+    from (select distinct relnamespace::regnamespace as namespace from pg_class where oid = any(relations) order by 1) s;
+
+    select statements || string_agg(format(
+        '; alter table %1$s owner to %2$I; grant select, insert, update, delete, truncate on %1$s to %3$I', c.oid::regclass, new_owner, owner_name)
+        -- A serial column's sequence goes with the table.
+        || coalesce((select string_agg(format('; grant usage, select on sequence %s to %I', d.objid::regclass, owner_name), '' order by d.refobjsubid)
+                     from pg_depend d join pg_class q on q.oid = d.objid and q.relkind = 'S'
+                     where d.classid = 'pg_class'::regclass and d.refclassid = 'pg_class'::regclass
+                       and d.refobjid = c.oid and d.deptype in ('a', 'i')), '')
+        -- As the owner he was not held to the policies, unless they are forced.
+        || case when c.relrowsecurity and not c.relforcerowsecurity
+                then format('; create policy as_before on %s to %I using (true) with check (true)', c.oid::regclass, owner_name)
+                else '' end, '' order by p.position)
+    into statements
+    from unnest(relations) with ordinality p(oid, position)
+    join pg_class c on c.oid = p.oid;
+    return statements;
+end
+$function$;
+comment on function audit.owner_change_sql(oid[], oid) is
+    'The statements that give tables to a role that cannot log in, made when missing, and leave their former owner what an application needs.';
+
 -- What could slip past the log: each finding with the statement that mends it.
 
 set search_path = pg_catalog, pg_temp;
@@ -4179,34 +4294,86 @@ begin
             continue;
         end if;
 
-        return query
-        select 'bypass'::text,
-               case when t.oid is null and part.oid <> relation then 'partition_untracked'
-                    when t.oid is null then 'trigger_missing'
-                    when t.tgenabled = 'D' then 'trigger_disabled'
-                    else 'trigger_not_always' end,
-               part.oid::regclass::text,
-               case when t.oid is null then format('Trigger %s is missing: its writes leave no entry.', expected.name)
-                    when t.tgenabled = 'D' then format('Trigger %s is disabled: its writes leave no entry.', expected.name)
-                    else format('Trigger %s is not ENABLE ALWAYS: session_replication_role can skip it.', expected.name) end,
-               case when t.oid is null
-                    then format('select audit.create_capture_triggers(%L::regclass, %L)', part.oid::regclass, 'capture_' || tracked.id)
-                    else format('alter table %s enable always trigger %I', part.oid::regclass, expected.name) end
-        from audit.partitions_of(relation) part(oid)
-        cross join unnest(array['audit_insert', 'audit_update', 'audit_delete', 'audit_truncate']) expected(name)
-        left join pg_trigger t
-            on t.tgrelid = part.oid and t.tgname = expected.name
-           and t.tgfoid = audit.capture_function(tracked.id)
-        where t.tgenabled is distinct from 'A';
+        if audit.capture_function(tracked.id) is null then
+            return query select 'bypass', 'function_missing', table_label,
+                'Its capture function is gone and its triggers with it: its writes leave no entry.'::text,
+                format('select audit.compile_tracking(%1$s, %2$L::regclass); alter function audit.%3$I() owner to audit_capture; '
+                       'select audit.create_capture_triggers(p, %3$L) from audit.partitions_of(%2$L::regclass) p',
+                       tracked.id, relation::regclass, 'capture_' || tracked.id);
+            continue;
+        end if;
 
         return query
-        select 'bypass'::text, 'parent_untracked'::text, h.inhparent::regclass::text,
+        select 'bypass', 'function_replaced', table_label,
+               'Its capture function is not the one that was compiled: what its writes leave is anybody''s guess.'::text,
+               format('alter function %1$s owner to audit_capture; select audit.compile_tracking(%2$s, %3$L::regclass)',
+                      p.oid::regprocedure, tracked.id, relation::regclass)
+        from pg_proc p
+        where p.oid = audit.capture_function(tracked.id)
+          and (p.proowner <> 'audit_capture'::regrole or not audit.is_as_compiled(tracked));
+
+        -- Each as create_capture_triggers makes it: a WHEN or other transition tables would leave rows out.
+        return query
+        select 'bypass'::text,
+               case when g.oid is null and part.oid <> relation then 'partition_untracked'
+                    when g.oid is null then 'trigger_missing'
+                    when g.tgenabled = 'D' then 'trigger_disabled'
+                    else 'trigger_not_always' end,
+               part.oid::regclass::text,
+               case when g.oid is null and t.oid is null then format('Trigger %s is missing: its writes leave no entry.', expected.name)
+                    when g.oid is null then format('Trigger %s is not the log''s: its writes leave no entry.', expected.name)
+                    when g.tgenabled = 'D' then format('Trigger %s is disabled: its writes leave no entry.', expected.name)
+                    else format('Trigger %s is not ENABLE ALWAYS: session_replication_role can skip it.', expected.name) end,
+               case when g.oid is null
+                    then case when t.oid is null then '' else format('drop trigger %I on %s; ', expected.name, part.oid::regclass) end
+                         || format('select audit.create_capture_triggers(%L::regclass, %L)', part.oid::regclass, 'capture_' || tracked.id)
+                    else format('alter table %s enable always trigger %I', part.oid::regclass, expected.name) end
+        from audit.partitions_of(relation) part(oid)
+        cross join (values ('audit_insert', 4, null, 'audit_new_rows'), ('audit_update', 16, 'audit_old_rows', 'audit_new_rows'),
+                           ('audit_delete', 8, 'audit_old_rows', null), ('audit_truncate', 34, null, null)) expected(name, kind, old_rows, new_rows)
+        left join pg_trigger t on t.tgrelid = part.oid and t.tgname = expected.name
+        left join pg_trigger g
+            on g.oid = t.oid and g.tgfoid = audit.capture_function(tracked.id) and g.tgtype = expected.kind
+           and g.tgqual is null and g.tgattr = ''
+           and g.tgoldtable is not distinct from expected.old_rows::name and g.tgnewtable is not distinct from expected.new_rows::name
+        where g.tgenabled is distinct from 'A'
+        order by part.oid <> relation, part.oid::regclass::text, expected.name;
+
+        -- Inheritance: triggers fire for the table that a statement names.
+        return query
+        with recursive above(oid, child) as (
+            select inhparent, inhrelid from pg_inherits where inhrelid = relation
+            union
+            select h.inhparent, h.inhrelid from above a join pg_inherits h on h.inhrelid = a.oid
+        )
+        select 'bypass', 'parent_untracked', a.oid::regclass::text,
                format('A write to it reaches %s and leaves no entry.', table_label),
-               format('select audit.enable_tracking(%L), or end the inheritance', h.inhparent::regclass)
-        from pg_inherits h
-        where h.inhrelid = relation
-          and not exists (select from pg_trigger t join pg_proc p on p.oid = t.tgfoid
-                          where t.tgrelid = h.inhparent and p.pronamespace = 'audit'::regnamespace and p.proname ~ '^capture_[0-9]+$');
+               coalesce(audit.tracking_sql(tracked, relation, a.oid),
+                        format(case when (select relispartition from pg_class where oid = a.child) then 'alter table %2$s detach partition %1$s'
+                                    else 'alter table %1$s no inherit %2$s' end, a.child::regclass, a.oid::regclass))
+        from above a
+        where not audit.is_tracked(a.oid);
+        return query
+        with recursive below(oid, parent) as (
+            select inhrelid, inhparent from pg_inherits where inhparent = relation
+            union
+            select h.inhrelid, h.inhparent from below b join pg_inherits h on h.inhparent = b.oid
+        )
+        select 'bypass', 'child_untracked', b.oid::regclass::text,
+               format('It inherits from %s, and a write that names it leaves no entry.', table_label),
+               coalesce(audit.tracking_sql(tracked, relation, b.oid),
+                        format('alter table %s no inherit %s', b.oid::regclass, b.parent::regclass))
+        from below b
+        where not audit.is_tracked(b.oid) and (select relkind from pg_class where oid = relation) = 'r';
+
+        return query
+        select 'bypass', 'written_by_subscription', part.oid::regclass::text,
+               format('Subscription %s writes to it, and its apply worker fires no statement triggers: these writes leave no entry.', s.subname),
+               format('alter subscription %I disable', s.subname)
+        from audit.partitions_of(relation) part(oid)
+        join pg_subscription_rel r on r.srrelid = part.oid
+        join pg_subscription s on s.oid = r.srsubid
+        where s.subenabled;
 
         if md5(audit.function_sql(tracked, relation)) is distinct from tracked.compiled_digest then
             return query select 'warning', 'function_stale', table_label,
@@ -4235,17 +4402,34 @@ begin
         end if;
 
         return query
-        select 'warning', 'owner_can_log_in', table_label,
-               format('Its owner %s can log in: who writes as the owner can also disable the triggers.', r.rolname),
-               format('alter table %s owner to a role that cannot log in', table_label)
-        from pg_class c join pg_roles r on r.oid = c.relowner
-        where c.oid = relation and (r.rolcanlogin or r.rolsuper);
+        select 'warning', case when r.rolsuper then 'owner_is_superuser' else 'owner_can_log_in' end, table_label,
+               format(case when r.rolsuper then 'Its owner %s is a superuser: who writes as the owner can switch anything off.'
+                           else 'Its owner %s can log in: who writes as the owner can also disable the triggers.' end, r.rolname),
+               audit.owner_change_sql(array_agg(part.oid order by part.oid <> relation, part.oid), r.oid)
+        from audit.partitions_of(relation) part(oid)
+        join pg_class c on c.oid = part.oid
+        join pg_roles r on r.oid = c.relowner
+        where r.rolcanlogin or r.rolsuper
+        group by r.oid, r.rolname, r.rolsuper;
+
+        return query
+        select 'warning', 'table_unlogged', table_label,
+               'Part of it is unlogged: a crash of the server empties that, and leaves no entry.'::text,
+               string_agg(format('alter table %s set logged', c.oid::regclass), '; ')
+        from audit.partitions_of(relation) part(oid)
+        join pg_class c on c.oid = part.oid
+        where c.relpersistence = 'u' and c.relkind = 'r'
+        having count(*) > 0;
     end loop;
 
     return query
     select 'bypass'::text, 'day_detached'::text, format('audit.%I', c.relname),
            'Retention keeps this day, but it is no part of the log: its entries are not seen.'::text,
-           format('as superuser: alter table audit.%s attach partition audit.%I for values from (…) to (…)', split_part(c.relname, '_', 1), c.relname)
+           case when c.relispartition then format('alter table audit.%s detach partition audit.%I finalize', split_part(c.relname, '_', 1), c.relname)
+                -- Named after its last day: of several days the first is for who attaches it to say.
+                else format('alter table audit.%s attach partition audit.%I for values from (%L) to (%L)', split_part(c.relname, '_', 1), c.relname,
+                            coalesce(audit.day_start(to_date(nullif(right(c.relname, 8), '_beyond'), 'YYYYMMDD'))::text, '…'),
+                            coalesce(audit.day_start(to_date(nullif(right(c.relname, 8), '_beyond'), 'YYYYMMDD') + 1)::text, 'infinity')) end
     from pg_class c
     where c.relnamespace = 'audit'::regnamespace and c.relkind = 'r'
       and (not c.relispartition or exists (select from pg_inherits i where i.inhrelid = c.oid and i.inhdetachpending))
@@ -4260,7 +4444,7 @@ begin
            'restore again, without --no-owner'::text
     from pg_proc p join pg_roles r on r.oid = p.proowner
     where p.pronamespace = 'audit'::regnamespace and p.prosecdef and r.rolsuper
-      and p.proname not in ('keep_lookups', 'admit_to_schema') and p.proname !~ '^lookup_[0-9]+_'
+      and p.proname not in ('keep_lookups', 'admit_to_schema') and p.proname !~ '^(lookup_[0-9]+_|capture_[0-9]+$)'
     having count(*) > 0;
 
     for missing, path in
@@ -4273,7 +4457,8 @@ begin
             ('audit_guard_alteration', 'the owner of the log can take its guards away'),
             ('audit_guard_rewrite', 'the owner of the log can rewrite entries'),
             ('audit_guard_drop', 'the owner of the log can drop its days')) expected(name, consequence)
-        left join pg_event_trigger e on e.evtname = expected.name
+        left join pg_event_trigger e
+            on e.evtname = expected.name and e.evtfoid = to_regproc('audit.' || substr(expected.name, length('audit_') + 1))
         where e.evtenabled is distinct from 'A'
     loop
         return query select 'warning', case when missing like 'audit_guard%' then 'log_not_guarded' else 'ddl_not_followed' end,
@@ -4281,7 +4466,7 @@ begin
             -- A superuser runs no function that another role could alter.
             case when exists (select from pg_proc p join pg_roles r on r.oid = p.proowner
                               where p.pronamespace = 'audit'::regnamespace and p.proname = 'create_event_triggers' and r.rolsuper)
-                 then 'as superuser: select audit.create_event_triggers()'
+                 then 'select audit.create_event_triggers()'
                  else 'install again with a superuser' end;
     end loop;
 end
