@@ -317,9 +317,9 @@ def update_one(cell: Cell) -> None:
 
 
 @form()
-def update_each_column(cell: Cell) -> None:
-    """One column after the other, in one row and then in two."""
-    for column in cell.shape.settable[-12:]:
+def update_a_column_of_each_type(cell: Cell) -> None:
+    """A column of each type, one after the other, in one row and then in two."""
+    for column in {cell.shape.columns[c]: c for c in cell.shape.settable}.values():
         row, other, third = cell.rows
         cell.run(cell.update(row, [column], third))
         cell.updates((row, cell.shape.assigned(row, [column], third)))
@@ -999,7 +999,7 @@ def prepared_statements(cell: Cell) -> None:
     assignments = ", ".join(f"{quoted(c)} = ${n}" for n, c in enumerate(columns, 1))
     found = " and ".join(f"{quoted(c)} = ${n}" for n, c in enumerate(finders, len(columns) + 1))
     cell.run(f"prepare change_{number} as update {cell.table} set {assignments} where {found}")
-    sources = [cell.shape.rows[n] for n in (1, 2)] * 4
+    sources = [cell.shape.rows[n] for n in (1, 2)] * 3
     for source in sources:
         row = cell.rows[0]
         given = [*(source[c].sql for c in columns), *(row[c].sql for c in finders)]
