@@ -177,7 +177,7 @@ def written(shape: Shape, operation: str, pairs: Iterable[tuple[Row | None, Row 
 
 
 def truncated(shape: Shape, rows: Iterable[Row]) -> list[Entry]:
-    """Return the entries of a TRUNCATE: one for each workspace, and for each table that holds rows of its own."""
+    """Return the entries of a TRUNCATE: one for each workspace, and for each partition, which they name."""
     counts: dict[tuple[str, str | None], int] = {}
     for row in rows:
         part = shape.part_of(row) if shape.part_of else ""
@@ -193,10 +193,10 @@ def truncated(shape: Shape, rows: Iterable[Row]) -> list[Entry]:
             count,
             *(None, None),
             workspace,
-            None,
+            canonical(json.dumps({"details": {"partition": f"{shape.schema}.{part}"}})) if part else None,
             (),
         )
-        for (_, workspace), count in counts.items()
+        for (part, workspace), count in counts.items()
     ]
 
 

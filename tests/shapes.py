@@ -526,6 +526,7 @@ def _kinds() -> Iterable[Shape]:
         last="create table work.low partition of work.document for values from (minvalue) to (9);"
         " create table work.high partition of work.document for values from (9) to (maxvalue)",
         target='"work"."low"',
+        part_of=lambda row: "low",
         has_constraint_of_its_own=False,
     )
     child = "create table work.special (extra integer default 7) inherits (work.document)"

@@ -316,7 +316,7 @@ def test_two_transactions_that_attach_partitions_in_a_new_schema_both_have_them_
     assert trail(db, "operation, table_name, row_count, context") == [
         ("INSERT", "b", 2, None),
         ("INSERT", "a", 1, None),
-        ("TRUNCATE", "b", 2, None),
+        ("TRUNCATE", "b", 2, {"details": {"partition": "fresh.b_1"}}),
     ]
 
 

@@ -244,7 +244,7 @@ def test_two_tracked_tables_change_names(swap: Connection) -> None:
         ("document", "document", {"id": 1, "workspace_id": "acme", "b": "x"}),
         ("other", "other", {"id": 2, "workspace_id": "acme"}),
     ]
-    assert count(swap, "select count(*) from audit.check() where problem <> 'owner_can_log_in'") == 0
+    assert count(swap, "select count(*) from audit.check() where problem not like 'owner%'") == 0
 
 
 def test_two_tracked_tables_that_changed_names_unseen_are_told_apart_by_upkeep(swap: Connection) -> None:

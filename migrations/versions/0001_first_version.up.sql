@@ -1410,7 +1410,9 @@ create function audit.row_shape_sql(rows text)
     immutable
     parallel safe
     -- Of a row of nulls, which calls no cast of any type. The inner select makes it a row: an outer join's whole row would be null.
-return format('(select row_to_json(s)::text from (select r.* from (select) d left join %s r on false) s)', rows);
+    -- Its name is none that a column can have by chance: a column would come first.
+return format('(select row_to_json("audit row of a transition table")::text from (select r.* from (select) d left join %s r on false) '
+              '"audit row of a transition table")', rows);
 comment on function audit.row_shape_sql(text) is
     'The SQL of the names of a transition table''s columns in their order, as keys of a JSON object. Unlike the catalogue, which a transaction sees as old as its snapshot, rows are what they are now.';
 
