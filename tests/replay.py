@@ -76,6 +76,7 @@ def replay(connection: Connection, since: datetime, key_columns: list[str]) -> l
     """
     rows: list[Row] = []
     keys = list(key_columns)
+    workspace_column = "workspace_id"
     steps = [Step(*line) for line in connection.execute(CHANGES, {"since": since})]
     for _, group in groupby(steps, key=_statement):
         together = list(group)
@@ -83,9 +84,10 @@ def replay(connection: Connection, since: datetime, key_columns: list[str]) -> l
             for step in together:
                 assert step.details is not None
                 keys = [step.details["renamed_columns"].get(name, name) for name in keys]
+                workspace_column = step.details["renamed_columns"].get(workspace_column, workspace_column)
                 rows = [_altered(row, step.details, step.after or {}) for row in rows]
         elif together[0].operation == "TRUNCATE":
-            rows = _without_truncated(rows, together)
+            rows = _without_truncated(rows, together, workspace_column)
         else:
             rows = _changed(rows, together, keys)
     return rows
@@ -127,7 +129,7 @@ def _find(rows: list[Row], candidates: list[int], gone: set[int], before: dict[s
     return None
 
 
-def _without_truncated(rows: list[Row], steps: list[Step]) -> list[Row]:
+def _without_truncated(rows: list[Row], steps: list[Step], workspace_column: str) -> list[Row]:
     """Empty the table; how many rows there were, by workspace, must be what the log says."""
     if any(step.details and step.details.get("row_count_is_estimated") for step in steps):
         return []
@@ -136,7 +138,7 @@ def _without_truncated(rows: list[Row], steps: list[Step]) -> list[Row]:
         told[step.workspace] += step.row_count
     there: dict[str | None, int] = defaultdict(int)
     for row in rows:
-        workspace = row.get("workspace_id")
+        workspace = row.get(workspace_column)
         there[json.loads(workspace) if workspace is not None else None] += 1
     if told != there:
         raise ReplayError(f"TRUNCATE of {told}, but there were {dict(there)}")

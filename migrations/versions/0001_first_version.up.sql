@@ -956,9 +956,14 @@ begin
     -- json too, by its text: \u0000 in it makes to_jsonb raise, and its white space is part of its value.
     if audit.is_core_type(base) and base not in ('json'::regtype, 'json[]'::regtype) then
         as_text := format('(%s)::text', value);
-        -- The text is made only where it could be too long: no compression shrinks a value 256-fold.
-        return format('case when pg_column_size(%1$s) > %2$s and octet_length(%3$s) > %4$s then %5$s else to_jsonb(%1$s) end',
-                      value, max_bytes / 256, as_text, max_bytes,
+        -- The text is made only where it could be too long: no compression shrinks a value 256-fold, but a number can have any
+        -- number of zeros that are not stored.
+        return format('case when %2$soctet_length(%3$s) > %4$s then %5$s else to_jsonb(%1$s) end',
+                      value,
+                      case when coalesce((select nullif(typelem, 0) from pg_type where oid = base and typcategory = 'A'), base)
+                                in ('numeric'::regtype, 'jsonb'::regtype, 'numrange'::regtype, 'nummultirange'::regtype) then ''
+                           else format('pg_column_size(%s) > %s and ', value, max_bytes / 256) end,
+                      as_text, max_bytes,
                       format(cut, as_text, format('convert_to(%s, getdatabaseencoding())', as_text)));
     end if;
     as_text := format('format(''%%s'', %s)', value);

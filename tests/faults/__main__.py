@@ -8,6 +8,8 @@ import sys
 from daybook.postgres import find_server
 from tests.faults.rounds import OPEN_NEEDED, Round, run
 
+# Problems of a round that are printed: where one thing is wrong, everything after it is.
+SHOWN = 20
 HEADING = "round  killed      after  committed  open  in doubt  (kept)  log's entries  recovered in"
 
 
@@ -37,12 +39,13 @@ def main() -> int:
 
 
 def line(done: Round) -> str:
-    """A round as a line of the table, and its problems below."""
+    """A round as a line of the table, and its first problems below."""
     text = (
         f"{done.number:5}  {done.kill:<10} {done.seconds:4.2f} s  {done.committed:9}  {done.open:4}  {done.in_doubt:8}"
         f"  {done.kept:6}  {done.entries:13}  {done.recovery:10.2f} s{'' if done.counts else '  (does not count)'}"
     )
-    return "\n".join([text, *(f"       {problem}" for problem in done.problems)])
+    more = [f"and {len(done.problems) - SHOWN} more"] if len(done.problems) > SHOWN else []
+    return "\n".join([text, *(f"       {problem}" for problem in [*done.problems[:SHOWN], *more])])
 
 
 if __name__ == "__main__":
