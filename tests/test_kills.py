@@ -19,9 +19,7 @@ from tests.trail import Connection
 SEED = 1
 
 
-@pytest.mark.skipif(
-    not Path("/proc/self/stat").exists(), reason="the server's processes are found in /proc, which is Linux's"
-)
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are found in /proc, which is Linux's")
 def test_the_log_equals_what_committed_after_each_kill(server_version: int) -> None:
     rounds = list(run(find_server(server_version), rounds=5, writers=16, seed=SEED))
     print(*map(line, rounds), sep="\n")
