@@ -1561,6 +1561,9 @@ begin
         where not exists (select from pg_attribute a where a.attrelid = relation and a.attname = k.name and a.attgenerated = 'v');
         secret := audit.secret_row_columns(tracked, root, row_columns);
     end if;
+    -- A jsonb object holds 256 MB, and a bytea becomes twice as long in it: many values under a generous limit must not fail
+    -- the write.
+    tracked.max_value_bytes := least(tracked.max_value_bytes, 120000000 / greatest(cardinality(row_columns), 1));
     select jsonb_agg(jsonb_build_object(
         'name', a.name,
         'changed', case
