@@ -3,6 +3,7 @@
 It must not repeat what the tests of each feature say of UTF-8.
 """
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,7 +23,7 @@ EURO = {"performer_id": "€"}
 @pytest.fixture(params=["LATIN1", "SQL_ASCII"])
 def encoded(server: TestServer, request: pytest.FixtureRequest) -> Iterator[Database]:
     """A fresh database in another encoding, with pg_daybook and the keys."""
-    name = f"in_{request.param.lower()}"
+    name = f"in_{request.param.lower()}_{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
     maintenance = Database(server, server.maintenance_dbname).connect()
     maintenance.execute(
         sql.SQL("create database {} encoding {} locale 'C' template template0").format(
