@@ -145,6 +145,16 @@ def test_a_truncate_ends_a_row(document: Connection) -> None:
     assert as_of(document, "2", now(document)) is None
 
 
+def test_a_truncate_that_was_counted_by_an_estimate_of_none_ends_a_row_too(document: Connection) -> None:
+    document.execute("select audit.enable_tracking('document', workspace => 'acme')")
+    document.execute("insert into document values (2, 'acme', 'Costs', 2)")
+    document.execute("begin isolation level repeatable read; truncate document; commit")
+    counted = "select row_count from audit.entry where operation = 'TRUNCATE'"
+    assert document.execute(counted).fetchall() == [(0,)]
+    assert history(document, "2")[1] == ("TRUNCATE", "2", None, None, {"row_count_is_estimated": True})
+    assert as_of(document, "2", now(document)) is None
+
+
 def test_a_truncate_of_one_partition_ends_the_rows_that_no_later_change_finds(db: Connection) -> None:
     db.execute("create table m (id integer primary key, workspace_id text, title text) partition by range (id)")
     db.execute("create table low partition of m for values from (0) to (10)")

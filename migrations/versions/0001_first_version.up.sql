@@ -3573,29 +3573,20 @@ declare
     change audit.row_change;
 begin
     for touched in
-        with span as (
-            select s as whole, s.* from unnest(spans) s
-        )
-        select e.id, e.created_at, e.transaction_id, e.operation, e.resource_id, e.row_key, e.before, e.after, s.whole as span
-        from span s
+        select e.id, e.created_at, e.transaction_id, e.operation, r.resource_id, r.row_key, r.before,
+               case when e.operation = 'TRUNCATE' then e.context -> 'details' else r.after end as after, s as span
+        from unnest(spans) s
         join audit.entry e
             on e.table_schema = s.table_schema and e.table_name = s.table_name and e.created_at >= s.since and e.created_at < s.until
-        where e.operation in ('INSERT', 'UPDATE', 'DELETE') and e.row_count = 1
-          and (e.resource_id = key or e.row_key = key or e.operation = 'UPDATE' and e.after ?| s.key_columns)
-        union all
-        select e.id, e.created_at, e.transaction_id, e.operation, c.resource_id, c.row_key, c.before, c.after, s.whole
-        from span s
-        join audit.entry e
-            on e.table_schema = s.table_schema and e.table_name = s.table_name and e.created_at >= s.since and e.created_at < s.until
-        join audit.change c on c.entry_id = e.id and c.created_at = e.created_at
-        where e.operation in ('INSERT', 'UPDATE', 'DELETE') and e.row_count > 1
-          and (c.resource_id = key or c.row_key = key or e.operation = 'UPDATE' and c.after ?| s.key_columns)
-        union all
-        select e.id, e.created_at, e.transaction_id, e.operation, null, null, null, e.context -> 'details', s.whole
-        from span s
-        join audit.entry e
-            on e.table_schema = s.table_schema and e.table_name = s.table_name and e.created_at >= s.since and e.created_at < s.until
+        left join audit.change c on e.row_count > 1 and c.entry_id = e.id and c.created_at = e.created_at
+        -- One row stands in the entry, several beside it; TRUNCATE keeps none, and by an estimate may count none.
+        left join lateral (
+            select e.resource_id, e.row_key, e.before, e.after where e.row_count = 1
+            union all
+            select c.resource_id, c.row_key, c.before, c.after where e.row_count > 1) r on true
         where e.operation = 'TRUNCATE'
+           or e.operation in ('INSERT', 'UPDATE', 'DELETE')
+              and (r.resource_id = key or r.row_key = key or e.operation = 'UPDATE' and r.after ?| s.key_columns)
         order by 2, 1
     loop
         change := row(touched.id, touched.created_at, touched.transaction_id, touched.operation,
