@@ -3,11 +3,12 @@
 They know no SQL; what a parameter means stands in parameters.py, what an answer looks like in answers.py.
 """
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, NamedTuple
+from uuid import UUID
 
 from anyio import CancelScope
 from anyio.lowlevel import checkpoint_if_cancelled
@@ -19,8 +20,8 @@ from litestar.response import Stream
 from litestar.types import HTTPScope
 
 from . import answers, queries
-from .addresses import Pairs, base_url, client_address, parse_query
-from .answers import ENTRY_PATH, ChangePage, Entry, EntryPage, Health
+from .addresses import Pairs, base_url, client_address, parse_query, with_parameter
+from .answers import ENTRY_PATH, ChangePage, Entry, EntryPage, FacetPage, Health
 from .authentication import Authentication
 from .credentials import Reader, Visitor
 from .database import Database, Row
@@ -35,15 +36,17 @@ from .openapi import (
     ChangesOperation,
     CsvOperation,
     EntryOperation,
+    FacetsOperation,
     NdjsonOperation,
     ResourceOperation,
     WorkspaceOperation,
 )
-from .parameters import Listing, given_filters, parse_expand, parse_listing, parse_page, parse_page_size
+from .parameters import Listing, given_filters, parse_expand, parse_facets, parse_listing, parse_page, parse_page_size
 from .settings import Settings
 
 WORKSPACE_PATH = "/api/v1/notification/workspace/"
 RESOURCE_PATH = "/api/v1/notification/resource/"
+FACETS_PATH = "/api/v1/notification/facets/"
 EXPORT_PATH = "/api/v1/notification/export."
 LONGEST_USER_AGENT = 250
 
@@ -117,10 +120,28 @@ async def provide_entry(reader: TheReader, database: TheDatabase, entry_id: Entr
     return await queries.find_entry(database, reader, entry_id)
 
 
+async def provide_facet_listing(reader: TheReader, asked: TheRequest) -> Listing:
+    """What the request asks of the facets."""
+    return parse_facets(asked.query, reader)
+
+
 async def _entries(path: str, database: Database, reader: Reader, listing: Listing, asked: Asked) -> EntryPage:
+    query = asked.query
+    if listing.frozen:
+        query = with_parameter(query, "as_of", listing.frozen.write(reader.workspace_id))
+    if listing.cursor:
+        step = await queries.find_step(database, reader, listing, listing.cursor)
+        changes = await _first_changes(database, reader, step.rows, listing)
+        return answers.entry_step(step, asked.base, path, query, listing.expand, changes)
     found = await queries.find_entries(database, reader, listing)
-    changes = await queries.first_changes(database, reader, found.rows) if "changes" in listing.expand else {}
-    return answers.entry_page(found, asked.base, path, asked.query, listing.expand, changes)
+    changes = await _first_changes(database, reader, found.rows, listing)
+    return answers.entry_page(found, asked.base, path, query, listing.expand, changes)
+
+
+async def _first_changes(
+    database: Database, reader: Reader, rows: Sequence[Row], listing: Listing
+) -> Mapping[UUID, Sequence[Row]]:
+    return await queries.first_changes(database, reader, rows) if "changes" in listing.expand else {}
 
 
 @get(
@@ -177,6 +198,19 @@ async def list_changes(database: TheDatabase, reader: TheReader, entry: TheEntry
     page, page_size = parse_page(asked.query), parse_page_size(asked.query)
     found = await queries.find_changes(database, reader, entry, page, page_size)
     return answers.change_page(found, asked.base, answers.changes_path(entry["id"]), asked.query)
+
+
+@get(
+    FACETS_PATH,
+    dependencies={"listing": Provide(provide_facet_listing)},
+    operation_class=FacetsOperation,
+    responses=REFUSALS,
+    security=SECURITY,
+    summary="How many entries of each kind",
+)
+async def show_facets(database: TheDatabase, reader: TheReader, listing: TheListing) -> FacetPage:
+    """How many entries there are by event, kind of resource, performer and day: what menus and a histogram show."""
+    return answers.facet_page(await queries.find_facets(database, reader, listing))
 
 
 async def _export(
@@ -275,6 +309,7 @@ def make_router() -> Router:
             list_resource,
             show_entry,
             list_changes,
+            show_facets,
             export_ndjson,
             export_csv,
             show_health,
