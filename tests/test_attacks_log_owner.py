@@ -9,6 +9,7 @@ import pytest
 from daybook.upkeep import maintain
 from tests.conftest import Database
 from tests.trail import Connection, count
+from tests.upkeep import pass_retention
 
 
 @pytest.fixture
@@ -192,6 +193,7 @@ def test_a_day_past_retention_is_dropped_through_upkeep_alone(
     database: Database, owner: Connection, db: Connection
 ) -> None:
     day = make_an_old_day(db)
+    pass_retention(db)
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match="would drop table"):
         owner.execute(f"drop table audit.{day}".encode())
     assert maintain(database.url("maintainer")).days_dropped == [day]
@@ -202,6 +204,7 @@ def test_a_day_past_retention_is_dropped_by_upkeep_in_the_database_too(
     database: Database, owner: Connection, db: Connection
 ) -> None:
     day = make_an_old_day(db)
+    pass_retention(db)
     done = database.connect("maintainer").execute("select audit.maintain() -> 'days_dropped'").fetchone()
     assert done == ([day],)
 
@@ -210,6 +213,7 @@ def test_what_holds_a_day_back_from_being_dropped_is_named(
     database: Database, owner: Connection, db: Connection
 ) -> None:
     day = make_an_old_day(db)
+    pass_retention(db)
     database.connect("app_owner").execute(f"create view public.squat as select id from audit.{day}".encode())
     run = maintain(database.url("maintainer"))
     assert run.days_dropped == []
@@ -224,6 +228,7 @@ def test_the_owner_of_the_log_can_shorten_retention_and_the_days_that_go_leave_t
 ) -> None:
     make_an_old_day(db)
     owner.execute("update audit.upkeep set retention_days = 1")
+    pass_retention(db)
     dropped = maintain(database.url("maintainer")).days_dropped
     assert count(db, "select count(*) from audit.entry where event = 'day_dropped'") == len(dropped) > 0
     with pytest.raises(psycopg.errors.CheckViolation):

@@ -273,6 +273,7 @@ def _status_lines(state: upkeep.Status) -> Iterator[str]:
     yield f"prepared until   {state.prepared_until}"
     yield f"oldest day       {state.oldest_day}"
     yield f"retention        {state.retention_days} days"
+    yield f"days on hold     {', '.join(state.days_held) or 'none'}"
     yield f"entries beyond   {state.entries_beyond}"
     yield f"tracked tables   {len(state.tracked_tables)}"
     for table in state.tracked_tables:

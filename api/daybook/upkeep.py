@@ -5,7 +5,6 @@ It must not hold a lock that a writer waits for longer than LOCK_TIMEOUT.
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -19,8 +18,10 @@ from .database import connect
 
 LOCK_TIMEOUT = "100ms"
 LOCK_ATTEMPTS = 20
-# Waiting for readers of a day that is detached concurrently holds nobody up.
+# Waiting for readers of a day that is detached concurrently holds nobody up. What a run before could not finish is
+# tried for less long: the rest of upkeep waits its turn.
 DETACH_TIMEOUT = "10s"
+FINALIZE_TIMEOUT = "1s"
 # Warnings to act on all the same: an application that could switch its triggers off, a function left behind by DDL.
 NOT_WELL = ("owner_can_log_in", "function_stale")
 
@@ -74,6 +75,7 @@ class Status:
     prepared_until: str | None
     oldest_day: str | None
     retention_days: int
+    days_held: list[str]
     entries_beyond: int
     tracked_tables: list[TrackedTable]
     findings: list[Finding]
@@ -116,6 +118,8 @@ def maintain(conninfo: str, look_for_stale: bool = True) -> Run:
         run = Run()
         _prepare_days(connection, run)
         _drop_days(connection, run)
+        # After the drops, which go by what was committed before: whoever reads by the bound that was loses no day.
+        connection.execute("select audit.move_oldest_day()")
         if look_for_stale:
             _compile(connection, run)
         connection.execute("select audit.note_upkeep(%s)", [run.problem])
@@ -126,18 +130,12 @@ def maintain(conninfo: str, look_for_stale: bool = True) -> Run:
 
 def _prepare_days(connection: Connection[Any], run: Run) -> None:
     _set_lock_timeout(connection, LOCK_TIMEOUT)
-    for attempt in range(LOCK_ATTEMPTS):
-        # Every try but the first lets the writers through that queued behind the one before.
-        time.sleep(0.05 * min(attempt, 10))
-        try:
-            run.days_made = _value(connection, "select audit.prepare_days()")
-            return
-        except LockNotAvailable:
-            continue
-        except psycopg.errors.DatabaseError as error:
-            run.meet(f"days ahead: {_sentence(connection, error)}")
-            return
-    run.meet("days ahead: the log was busy; the next run tries again")
+    try:
+        run.days_made = _value(connection, "select audit.prepare_days(%s)", [LOCK_ATTEMPTS])
+    except LockNotAvailable:
+        run.meet("days ahead: the log was busy; the next run tries again")
+    except psycopg.errors.DatabaseError as error:
+        run.meet(f"days ahead: {_sentence(connection, error)}")
 
 
 def _drop_days(connection: Connection[Any], run: Run) -> None:
@@ -163,7 +161,7 @@ def _detach(connection: Connection[Any], partition: str) -> None:
     ).fetchone()
     if row is None:
         return
-    _set_lock_timeout(connection, DETACH_TIMEOUT)
+    _set_lock_timeout(connection, FINALIZE_TIMEOUT if row[1] else DETACH_TIMEOUT)
     # No function can detach concurrently, so the login becomes the owner for this one command.
     connection.execute("set role audit_owner")
     try:
@@ -224,6 +222,7 @@ def status(conninfo: str) -> Status:
         prepared_until=state["prepared_until"],
         oldest_day=state["oldest_day"],
         retention_days=state["retention_days"],
+        days_held=state["days_held"],
         entries_beyond=state["entries_beyond"],
         tracked_tables=[
             TrackedTable(name, kind, [row for row in findings if row.object_name == name]) for name, kind in tables
