@@ -149,7 +149,7 @@ end
 $function$;
 comment on function audit.newest_beyond() is 'The newest created_at past the prepared days. Null: nothing stands there.';
 
-create function audit.prepare_days(attempts integer default 1)
+create function audit.prepare_days(attempts integer default 1, most_days integer default null)
     returns integer
     language plpgsql
     security definer
@@ -196,6 +196,7 @@ begin
             when newest is not null or beyond_from <= today
             then greatest(audit.utc_day(newest), today) + 2 end;
 
+        wanted_until := least(wanted_until, coalesce(new_beyond_from, beyond_from) + most_days);
         if new_beyond_from is not null then
             if current_setting('transaction_isolation') <> 'read committed' then
                 raise exception 'entries past the prepared days are sorted out in a READ COMMITTED transaction only'
@@ -283,8 +284,8 @@ begin
     return greatest(days_made, 0);
 end
 $function$;
-comment on function audit.prepare_days(integer) is
-    'Makes the day partitions from yesterday to days_ahead ahead of today, splitting …_beyond in this one transaction. Returns the number of days made. Takes the log''s lock for some milliseconds and waits 100 ms for it, as often as attempts says; then 55P03.';
+comment on function audit.prepare_days(integer, integer) is
+    'Makes the day partitions from yesterday to days_ahead ahead of today, splitting …_beyond in this one transaction. Returns the number of days made. Takes the log''s lock for some milliseconds and waits 100 ms for it, as often as attempts says; then 55P03. most_days keeps the lock short: no more days are made; null: all.';
 
 create function audit.count_day(day_name text)
     returns jsonb

@@ -134,7 +134,7 @@ grant usage on type audit.table_span, audit.row_change to audit_dba;
 grant usage on schema audit to audit_maintainer;
 grant select on audit.day_partition, audit.tracked_table, audit.upkeep, audit.day_hold to audit_maintainer;
 grant execute on function
-    audit.take_upkeep_turn(), audit.maintain(), audit.prepare_days(integer), audit.drop_day(text, jsonb), audit.count_day(text),
+    audit.take_upkeep_turn(), audit.maintain(), audit.prepare_days(integer, integer), audit.drop_day(text, jsonb), audit.count_day(text),
     audit.days_past_retention(), audit.dropped_until(), audit.day_is_held(text), audit.move_oldest_day(), audit.hold_day(date, text), audit.release_day(date), audit.note_upkeep(text),
     audit.follow_table(bigint, text), audit.check(), audit.upkeep_status(), audit.upkeep_is_late(), audit.retention_days(),
     audit.day_start(date), audit.utc_day(timestamptz),

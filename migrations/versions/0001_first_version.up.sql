@@ -421,7 +421,7 @@ end
 $function$;
 comment on function audit.newest_beyond() is 'The newest created_at past the prepared days. Null: nothing stands there.';
 
-create function audit.prepare_days(attempts integer default 1)
+create function audit.prepare_days(attempts integer default 1, most_days integer default null)
     returns integer
     language plpgsql
     security definer
@@ -468,6 +468,7 @@ begin
             when newest is not null or beyond_from <= today
             then greatest(audit.utc_day(newest), today) + 2 end;
 
+        wanted_until := least(wanted_until, coalesce(new_beyond_from, beyond_from) + most_days);
         if new_beyond_from is not null then
             if current_setting('transaction_isolation') <> 'read committed' then
                 raise exception 'entries past the prepared days are sorted out in a READ COMMITTED transaction only'
@@ -555,8 +556,8 @@ begin
     return greatest(days_made, 0);
 end
 $function$;
-comment on function audit.prepare_days(integer) is
-    'Makes the day partitions from yesterday to days_ahead ahead of today, splitting …_beyond in this one transaction. Returns the number of days made. Takes the log''s lock for some milliseconds and waits 100 ms for it, as often as attempts says; then 55P03.';
+comment on function audit.prepare_days(integer, integer) is
+    'Makes the day partitions from yesterday to days_ahead ahead of today, splitting …_beyond in this one transaction. Returns the number of days made. Takes the log''s lock for some milliseconds and waits 100 ms for it, as often as attempts says; then 55P03. most_days keeps the lock short: no more days are made; null: all.';
 
 create function audit.count_day(day_name text)
     returns jsonb
@@ -4885,6 +4886,7 @@ declare
         select (select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
                 where n.nspname = 'audit' and c.relname = log_table)
         from unnest(array['entry', 'change']) log_table);
+    commanded constant oid[] := array(select c.objid from pg_event_trigger_ddl_commands() c);
     kept_from date;
     problem text;
     day_table text;
@@ -4925,7 +4927,14 @@ begin
         with log_table as (
             select p.oid, true as is_parent from unnest(parents) p(oid)
             union all
-            select i.inhrelid, false from pg_inherits i where i.inhparent = any(parents)
+            -- Upkeep alters tables while every writer waits, so only what this command, or one before it in the transaction, can
+            -- have altered is looked at: what it names, and whose row of the catalogue is as young as the transaction. Triggers
+            -- are altered through the log itself, which is looked at always.
+            select c.oid, false
+            from pg_inherits i
+            join pg_class c on c.oid = i.inhrelid
+            where i.inhparent = any(parents)
+              and (tg_tag <> 'ALTER TABLE' or c.oid = any(commanded) or age(c.xmin) <= age(pg_current_xact_id()::xid))
         )
         select case
             when c.relnamespace <> 'audit'::regnamespace or case
@@ -4966,7 +4975,7 @@ begin
         -- As its owner's, a view would be read past row-level security.
         select format('view %s as one of who reads it (security_invoker)', c.oid::regclass) into problem
         from pg_class c
-        where c.relnamespace = 'audit'::regnamespace and c.relkind in ('v', 'm')
+        where c.oid = any(commanded) and c.relnamespace = 'audit'::regnamespace and c.relkind in ('v', 'm')
           and coalesce(c.reloptions, '{}') && '{security_invoker=true,security_invoker=on}' is false
         limit 1;
     end if;
@@ -4975,12 +4984,15 @@ begin
         for day_table in
             select c.relname from pg_class c
             where c.relnamespace = 'audit'::regnamespace and c.relkind = 'r' and not c.relispartition
+              and (c.relname like 'entry\_%' or c.relname like 'change\_%')
               and case
                   -- Upkeep takes it out for a moment, with a row trigger of its own when there are rows.
                   when c.relname ~ '^(entry|change)_beyond$' then not exists (
                       select from pg_trigger g where g.tgrelid = c.oid and g.tgfoid = to_regproc('audit.refuse_alteration')
                       and g.tgtype = 27 and g.tgenabled in ('O', 'A') and g.tgqual is null and g.tgattr = '')
                   else c.relname ~ '^(entry|change)_[0-9]{8}$' and to_date(right(c.relname, 8), 'YYYYMMDD') >= kept_from end
+              -- Days that are being made have no page yet.
+              and pg_relation_size(c.oid) > 0
               and has_table_privilege(c.oid, 'select')
         loop
             execute format('select exists (select from audit.%I)', day_table) into holds_rows;
@@ -4993,10 +5005,9 @@ begin
         -- Upkeep's own check, while it splits: what it let ATTACH believe is looked up here.
         for day_table, split_at in
             select c.relname, (regexp_match(pg_get_expr(c.relpartbound, c.oid), 'TO \(''([^'']+)''\)'))[1]::timestamptz
-            from pg_inherits i
-            join pg_class c on c.oid = i.inhrelid
-            where i.inhparent = any(parents) and exists (
-                select from pg_constraint k where k.conrelid = c.oid and k.conname = 'stands_before_new_beyond')
+            from pg_constraint k
+            join pg_class c on c.oid = k.conrelid
+            where c.relispartition and k.conname = 'stands_before_new_beyond' and k.connamespace = 'audit'::regnamespace
         loop
             execute format('select exists (select from audit.%I where created_at >= %L)', day_table, split_at) into holds_rows;
             if holds_rows then
@@ -5008,6 +5019,7 @@ begin
         for day_table in
             select c.relname from pg_class c
             where c.relnamespace = 'audit'::regnamespace and c.relkind = 'r' and not c.relispartition
+              and (c.relname like 'entry\_%' or c.relname like 'change\_%')
               and c.relname ~ '^(entry|change)_[0-9]{8}$' and has_table_privilege(c.oid, 'select')
               and exists (select from audit.day_hold)
         loop
@@ -5308,7 +5320,7 @@ grant usage on type audit.table_span, audit.row_change to audit_dba;
 grant usage on schema audit to audit_maintainer;
 grant select on audit.day_partition, audit.tracked_table, audit.upkeep, audit.day_hold to audit_maintainer;
 grant execute on function
-    audit.take_upkeep_turn(), audit.maintain(), audit.prepare_days(integer), audit.drop_day(text, jsonb), audit.count_day(text),
+    audit.take_upkeep_turn(), audit.maintain(), audit.prepare_days(integer, integer), audit.drop_day(text, jsonb), audit.count_day(text),
     audit.days_past_retention(), audit.dropped_until(), audit.day_is_held(text), audit.move_oldest_day(), audit.hold_day(date, text), audit.release_day(date), audit.note_upkeep(text),
     audit.follow_table(bigint, text), audit.check(), audit.upkeep_status(), audit.upkeep_is_late(), audit.retention_days(),
     audit.day_start(date), audit.utc_day(timestamptz),
