@@ -3,12 +3,8 @@
 It must not time anything: a kill comes before a statement that is named by its number, or while it is seen to wait.
 """
 
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import count as numbers
-from typing import Any, TypeVar
+from typing import Any
 
 import psycopg
 import pytest
@@ -19,9 +15,8 @@ from daybook.database import connect
 from daybook.upkeep import maintain
 from tests.conftest import Database
 from tests.trail import Connection, count, own_events, trail
-from tests.upkeep import be_dead, day_name, days, make_past, pass_retention
+from tests.upkeep import be_dead, day_name, days, eventually, in_background, make_past, pass_retention, waiting
 
-T = TypeVar("T")
 STANDING = [(-5, 2), (2, 3), (3, 4), (4, 5), (5, 6), (6, 7), (7, None)]
 
 
@@ -113,45 +108,6 @@ def test_upkeep_killed_before_each_statement_ends_where_it_would_have(
         found[number, watch.statements[-1][0]] = state(document)
     assert len(found) >= 20
     assert {step: after for step, after in found.items() if after != expected} == {}
-
-
-def waiting(db: Connection, event: str) -> int | None:
-    """The backend of upkeep that waits for such an event, if one does."""
-    row = db.execute(
-        "select pid from pg_stat_activity where datname = current_database() and usename = 'maintainer'"
-        " and state = 'active' and wait_event = %s",
-        [event],
-    ).fetchone()
-    return row and row[0]
-
-
-def eventually(ask: Callable[[], T | None]) -> T:
-    """Ask until there is an answer; a test that never gets one fails."""
-    for _ in range(2000):
-        answer = ask()
-        if answer:
-            return answer
-        time.sleep(0.01)
-    raise AssertionError("it never came about")
-
-
-@contextmanager
-def in_background(act: Callable[[], Any]) -> Iterator[list[Any]]:
-    """Act in a thread; what it returned or raised is in the list once the block is left."""
-    results: list[Any] = []
-
-    def run() -> None:
-        try:
-            results.append(act())
-        except psycopg.Error as error:
-            results.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield results
-    finally:
-        thread.join()
 
 
 def locks(db: Connection, pid: int) -> set[tuple[str, str, bool]]:

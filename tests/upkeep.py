@@ -3,8 +3,17 @@
 It must not call upkeep itself.
 """
 
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import psycopg
+
 from tests.trail import Connection
 
+T = TypeVar("T")
 TODAY = "audit.utc_day(clock_timestamp())"
 AS_THE_LOG_WOULD = (
     "insert into audit.entry (id, created_at, workspace_id, event, operation, resource_type, actor_type, actor_id,"
@@ -29,6 +38,14 @@ def make_past(db: Connection, first: int, last: int = 2) -> None:
                 values (id, moment, 'acme'), (id, moment, 'acme');
             end loop;
         end $$""".encode()
+    )
+
+
+def put_entries(db: Connection, moments: str) -> None:
+    """An entry at each moment that the expression gives, as the superuser."""
+    db.execute(
+        f"{AS_THE_LOG_WOULD} select audit.new_entry_id(least(m, '9999-01-01')), m, 'acme', 'resource_updated', 'UPDATE',"
+        f" 'document', 'system', 'system', 'system', 1, 'x', '1' from (select {moments}) s (m)".encode()
     )
 
 
@@ -79,3 +96,42 @@ def day_name(db: Connection, ago: int) -> str:
     row = db.execute(f"select to_char({TODAY} - %s::integer, '\"entry_\"YYYYMMDD')".encode(), [ago]).fetchone()
     assert row is not None
     return str(row[0])
+
+
+def waiting(db: Connection, event: str) -> int | None:
+    """The backend of upkeep that waits for such an event, if one does."""
+    row = db.execute(
+        "select pid from pg_stat_activity where datname = current_database() and usename = 'maintainer'"
+        " and state = 'active' and wait_event = %s",
+        [event],
+    ).fetchone()
+    return int(row[0]) if row else None
+
+
+def eventually(ask: Callable[[], T | None]) -> T:
+    """Ask until there is an answer; a test that never gets one fails."""
+    for _ in range(2000):
+        answer = ask()
+        if answer:
+            return answer
+        time.sleep(0.01)
+    raise AssertionError("it never came about")
+
+
+@contextmanager
+def in_background(act: Callable[[], Any]) -> Iterator[list[Any]]:
+    """Act in a thread; what it returned or raised is in the list once the block is left."""
+    results: list[Any] = []
+
+    def run() -> None:
+        try:
+            results.append(act())
+        except psycopg.Error as error:
+            results.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield results
+    finally:
+        thread.join()
