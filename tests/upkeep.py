@@ -44,8 +44,9 @@ def make_past(db: Connection, first: int, last: int = 2) -> None:
 def put_entries(db: Connection, moments: str) -> None:
     """An entry at each moment that the expression gives, as the superuser."""
     db.execute(
-        f"{AS_THE_LOG_WOULD} select audit.new_entry_id(least(m, '9999-01-01')), m, 'acme', 'resource_updated', 'UPDATE',"
-        f" 'document', 'system', 'system', 'system', 1, 'x', '1' from (select {moments}) s (m)".encode()
+        f"{AS_THE_LOG_WOULD}"
+        " select audit.new_entry_id(least(m, '9999-01-01')), m, 'acme', 'resource_updated', 'UPDATE', 'document',"
+        f" 'system', 'system', 'system', 1, 'x', '1' from (select {moments}) s (m)".encode()
     )
 
 
