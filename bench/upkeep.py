@@ -150,13 +150,12 @@ def copy(connection: Connection, day: str, entries: int) -> None:
     """Fill a day by COPY."""
     with psycopg.connect(connection.info.dsn, autocommit=True) as source:
         select = ENTRIES.format(day=day, entries=entries)
-        with source.cursor() as rows, connection.cursor() as log:
-            with (
-                rows.copy(f"copy ({select}) to stdout (format binary)".encode()) as given,
-                log.copy("copy audit.entry from stdin (format binary)") as taken,
-            ):
-                for data in given:
-                    taken.write(data)
+        with (
+            source.cursor().copy(f"copy ({select}) to stdout (format binary)".encode()) as given,
+            connection.cursor().copy("copy audit.entry from stdin (format binary)") as taken,
+        ):
+            for data in given:
+                taken.write(data)
 
 
 def by_command(url: str) -> None:
@@ -206,6 +205,8 @@ def writers(url: str) -> Iterator[list[Pipe]]:
         ours, theirs = context.Pipe()
         context.Process(target=write, args=(url, theirs), daemon=True).start()
         pipes.append(ours)
+    for pipe in pipes:
+        pipe.recv()
     try:
         yield pipes
     finally:
@@ -216,6 +217,7 @@ def writers(url: str) -> Iterator[list[Pipe]]:
 def write(url: str, pipe: Pipe) -> None:
     """Write one row after the other, with a breath between, from a True to the next False; None ends it."""
     with psycopg.connect(url, autocommit=True) as connection:
+        pipe.send("ready")
         while pipe.recv():
             waits: list[float] = []
             while not pipe.poll():
