@@ -196,7 +196,9 @@ begin
             when newest is not null or beyond_from <= today
             then greatest(audit.utc_day(newest), today) + 2 end;
 
-        wanted_until := least(wanted_until, coalesce(new_beyond_from, beyond_from) + most_days);
+        -- Splitting takes a few days' time by itself.
+        wanted_until := least(wanted_until, case when new_beyond_from is null then beyond_from + most_days
+                                                 when most_days is not null then new_beyond_from + 1 end);
         if new_beyond_from is not null then
             if current_setting('transaction_isolation') <> 'read committed' then
                 raise exception 'entries past the prepared days are sorted out in a READ COMMITTED transaction only'
@@ -285,7 +287,7 @@ begin
 end
 $function$;
 comment on function audit.prepare_days(integer, integer) is
-    'Makes the day partitions from yesterday to days_ahead ahead of today, splitting …_beyond in this one transaction. Returns the number of days made. Takes the log''s lock for some milliseconds and waits 100 ms for it, as often as attempts says; then 55P03. most_days keeps the lock short: no more days are made; null: all.';
+    'Makes the day partitions from yesterday to days_ahead ahead of today, splitting …_beyond in this one transaction. Returns the number of days made. Takes the log''s lock for some milliseconds and waits 100 ms for it, as often as attempts says; then 55P03. most_days keeps the lock short: no more days are made, one when …_beyond is split; null: all.';
 
 create function audit.count_day(day_name text)
     returns jsonb

@@ -84,7 +84,6 @@ def state(db: Connection) -> tuple[Any, ...]:
 def test_upkeep_killed_before_each_statement_ends_where_it_would_have(
     database: Database, document: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upkeep, "MOST_DAYS", 3)
     neglect(document)
     assert maintain(database.url("maintainer")).problem is None
     expected = state(document)

@@ -19,7 +19,7 @@ from .database import connect
 LOCK_TIMEOUT = "100ms"
 LOCK_ATTEMPTS = 20
 # Days made under one lock: each takes some milliseconds.
-MOST_DAYS = 5
+MOST_DAYS = 3
 # Waiting for readers of a day that is detached concurrently holds nobody up. What a run before could not finish is
 # tried for less long: the rest of upkeep waits its turn.
 DETACH_TIMEOUT = "10s"
@@ -133,9 +133,7 @@ def maintain(conninfo: str, look_for_stale: bool = True) -> Run:
 def _prepare_days(connection: Connection[Any], run: Run) -> None:
     _set_lock_timeout(connection, LOCK_TIMEOUT)
     try:
-        made = MOST_DAYS
-        while made == MOST_DAYS:
-            made = _value(connection, "select audit.prepare_days(%s, %s)", [LOCK_ATTEMPTS, MOST_DAYS])
+        while made := _value(connection, "select audit.prepare_days(%s, %s)", [LOCK_ATTEMPTS, MOST_DAYS]):
             run.days_made += made
     except LockNotAvailable:
         run.meet("days ahead: the log was busy; the next run tries again")
