@@ -19,6 +19,7 @@ create table audit.upkeep (
     last_run_at timestamptz,
     last_problem text,
     oldest_day date,
+    oldest_day_since timestamptz,
     constraint upkeep_has_one_row primary key (only_row),
     constraint only_row_is_true check (only_row),
     constraint retention_is_between_a_day_and_ten_years check (retention_days between 1 and 3650),
@@ -51,7 +52,8 @@ comment on column audit.upkeep.days_ahead is 'Day partitions made ahead of today
 comment on column audit.upkeep.installed_at is 'When the log was installed in this database. Never null.';
 comment on column audit.upkeep.last_run_at is 'When upkeep last finished. Null: it never ran.';
 comment on column audit.upkeep.last_problem is 'What the last run could not do, in a sentence. Null: nothing.';
-comment on column audit.upkeep.oldest_day is 'First UTC day that retention still keeps. Null: upkeep never ran.';
+comment on column audit.upkeep.oldest_day is 'First UTC day that retention still keeps; days below it are dropped by a later run. Null: upkeep never ran.';
+comment on column audit.upkeep.oldest_day_since is 'When oldest_day was last moved: the days below it are dropped five minutes later at the earliest. Null: upkeep never ran.';
 
 create sequence audit.floor as bigint minvalue 0 start 0;
 comment on sequence audit.floor is

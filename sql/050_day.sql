@@ -45,6 +45,25 @@ comment on column audit.day_partition.upper_bound is 'First instant it no longer
 comment on column audit.day_partition.is_beyond is 'True for the partition past the prepared days.';
 comment on column audit.day_partition.detach_pending is 'True when a concurrent detach was interrupted; upkeep finishes it.';
 
+create function audit.split_edge(edge text)
+    returns timestamptz
+    language plpgsql
+    immutable
+    parallel safe
+    set search_path = pg_catalog, pg_temp
+    set timezone = 'UTC'
+    set datestyle = 'ISO, YMD'
+as $function$
+begin
+    -- Declared immutable although it reads a setting: so ATTACH, which proves by constants, takes it for what it is at that moment.
+    return coalesce(
+        case when current_user = 'audit_owner' then nullif(current_setting('audit.split_' || edge, true), '')::timestamptz end,
+        case edge when 'from' then timestamptz '-infinity' else 'infinity' end);
+end
+$function$;
+comment on function audit.split_edge(text) is
+    'An edge (from, to) of the check on …_beyond: infinite, so that no entry ever fails it, save for audit.prepare_days() while it splits.';
+
 create function audit.create_partition(log_table text, partition_name text)
     returns void
     language plpgsql
@@ -70,6 +89,12 @@ begin
     loop
         execute format('create index on audit.%I ', partition_name) || index;
     end loop;
+    if partition_name like '%\_beyond%' then
+        -- What prepare_days splits it by. Not valid: no plan looks at it.
+        execute format('create index on audit.%I (created_at)', partition_name);
+        execute format('alter table audit.%I add constraint stands_before_new_beyond check (created_at >= audit.split_edge(''from'') and created_at < audit.split_edge(''to'')) not valid',
+                       partition_name);
+    end if;
     -- Neither grants, comments nor TRUNCATE triggers come with LIKE or ATTACH.
     execute format('create trigger %I before truncate on audit.%I for each statement execute function audit.refuse_alteration()',
                    log_table || '_is_never_truncated', partition_name);
@@ -106,13 +131,33 @@ $function$;
 comment on function audit.create_day(date) is
     'Makes and attaches the partitions of one UTC day that no partition covers yet. Nothing happens when a partition of its name stands.';
 
-create function audit.prepare_days()
+create function audit.newest_beyond()
+    returns timestamptz
+    language plpgsql
+    volatile
+    security invoker
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    newest timestamptz;
+begin
+    -- By the index that each of them has, and planned now: they are other tables after each split.
+    execute 'select greatest((select max(created_at) from audit.entry_beyond), (select max(created_at) from audit.change_beyond))'
+    into newest;
+    return newest;
+end
+$function$;
+comment on function audit.newest_beyond() is 'The newest created_at past the prepared days. Null: nothing stands there.';
+
+create function audit.prepare_days(attempts integer default 1, most_days integer default null)
     returns integer
     language plpgsql
     security definer
     set search_path = pg_catalog, pg_temp
     set timezone = 'UTC'
     set datestyle = 'ISO, YMD'
+    -- Whoever calls: no writer waits longer.
+    set lock_timeout = '100ms'
 as $function$
 declare
     today constant date := audit.utc_day(clock_timestamp());
@@ -122,6 +167,7 @@ declare
     log_table text;
     day date;
     beyond_name text;
+    moment_index text;
     days_made integer := 0;
     newest timestamptz;
 begin
@@ -143,23 +189,28 @@ begin
                            log_table, beyond_name, audit.day_start(wanted_until));
         end loop;
     elsif beyond_from < wanted_until then
-        select greatest(
-            (select max(created_at) from audit.entry where created_at >= audit.day_start(beyond_from)),
-            (select max(created_at) from audit.change where created_at >= audit.day_start(beyond_from)))
-        into newest;
+        newest := audit.newest_beyond();
         -- Rows stand past the prepared days, or will before this transaction ends: that stretch becomes one partition of
         -- several days and keeps its rows where they are.
         new_beyond_from := case
             when newest is not null or beyond_from <= today
             then greatest(audit.utc_day(newest), today) + 2 end;
 
+        -- Splitting takes a few days' time by itself.
+        wanted_until := least(wanted_until, case when new_beyond_from is null then beyond_from + most_days
+                                                 when most_days is not null then new_beyond_from + 1 end);
         if new_beyond_from is not null then
+            if current_setting('transaction_isolation') <> 'read committed' then
+                raise exception 'entries past the prepared days are sorted out in a READ COMMITTED transaction only'
+                    using errcode = 'invalid_transaction_state',
+                          hint = 'Another one does not see what was written since it began.';
+            end if;
+            -- The scan that ATTACH would make with every writer waiting, under a lock that hinders none. To them the check stays
+            -- infinite: here, for now, it is the new bounds, and it is so again when ATTACH asks.
+            perform set_config('audit.split_from', audit.day_start(beyond_from)::text, true),
+                    set_config('audit.split_to', audit.day_start(new_beyond_from)::text, true);
             foreach log_table in array array['entry', 'change'] loop
-                beyond_name := log_table || '_beyond';
-                -- The proof that lets ATTACH skip its scan: checked for new rows at once, for old ones under a light lock.
-                execute format('alter table audit.%I add constraint stands_before_new_beyond check (created_at is not null and created_at >= %L and created_at < %L) not valid',
-                               beyond_name, audit.day_start(beyond_from), audit.day_start(new_beyond_from));
-                execute format('alter table audit.%I validate constraint stands_before_new_beyond', beyond_name);
+                execute format('alter table audit.%I validate constraint stands_before_new_beyond', log_table || '_beyond');
             end loop;
         end if;
 
@@ -172,6 +223,26 @@ begin
                 perform audit.create_partition(log_table, log_table || '_beyond_next');
             end if;
         end loop;
+        for attempt in 1..attempts loop
+            begin
+                -- In the order in which writers lock.
+                lock table only audit.entry, audit.change, audit.entry_beyond, audit.change_beyond in access exclusive mode;
+                exit;
+            exception
+                when lock_not_available then
+                    if attempt = attempts then
+                        raise;
+                    end if;
+            end;
+            -- The lock is given back: the writers that queued behind it go first.
+            perform pg_sleep(0.05 * least(attempt, 10));
+        end loop;
+        -- Nobody writes now. What came in since the check was validated is seen by the index.
+        newest := audit.newest_beyond();
+        if newest >= coalesce(audit.day_start(new_beyond_from), '-infinity') then
+            raise exception 'entries came in past the days to be made'
+                using errcode = 'serialization_failure', hint = 'The next run goes by them.';
+        end if;
         foreach log_table in array array['entry', 'change'] loop
             beyond_name := log_table || '_beyond';
             if new_beyond_from is not null then
@@ -184,6 +255,14 @@ begin
                 execute format('alter table audit.%I attach partition audit.%I for values from (%L) to (%L)',
                                log_table, beyond_name, audit.day_start(beyond_from), audit.day_start(new_beyond_from));
                 execute format('alter table audit.%I drop constraint stands_before_new_beyond', beyond_name);
+                for moment_index in
+                    select i.indexrelid::regclass::text
+                    from pg_index i
+                    join pg_attribute a on a.attrelid = i.indrelid and a.attname = 'created_at'
+                    where i.indrelid = format('audit.%I', beyond_name)::regclass and i.indkey::text = a.attnum::text
+                loop
+                    execute 'drop index ' || moment_index;
+                end loop;
                 -- Named after its last day: even without its bounds nobody takes it for older than it is.
                 execute format('alter table audit.%I rename to %I', beyond_name, log_table || to_char(new_beyond_from - 1, '_YYYYMMDD'));
                 execute format('alter table audit.%I rename to %I', log_table || '_beyond_next', beyond_name);
@@ -196,6 +275,7 @@ begin
                            log_table, beyond_name,
                            audit.day_start(greatest(wanted_until, new_beyond_from)));
         end loop;
+        perform set_config('audit.split_from', '', true), set_config('audit.split_to', '', true);
         days_made := wanted_until - coalesce(new_beyond_from, beyond_from);
     end if;
 
@@ -204,8 +284,8 @@ begin
     return greatest(days_made, 0);
 end
 $function$;
-comment on function audit.prepare_days() is
-    'Makes the day partitions from yesterday to days_ahead ahead of today, splitting …_beyond in this one transaction. Returns the number of days made. Set lock_timeout before calling it: it takes the log''s lock for some milliseconds.';
+comment on function audit.prepare_days(integer, integer) is
+    'Makes the day partitions from yesterday to days_ahead ahead of today, splitting …_beyond in this one transaction. Returns the number of days made. Takes the log''s lock for some milliseconds and waits 100 ms for it, as often as attempts says; then 55P03. most_days keeps the lock short: no more days are made, one when …_beyond is split; null: all.';
 
 create function audit.count_day(day_name text)
     returns jsonb
@@ -238,26 +318,38 @@ create function audit.drop_day(day_name text, counts jsonb default null)
     language plpgsql
     security definer
     set search_path = pg_catalog, pg_temp
+    set lock_timeout = '100ms'
 as $function$
 declare
     change_name constant text := regexp_replace(day_name, '^entry_', 'change_');
-    held constant jsonb := coalesce(counts, audit.count_day(day_name));
+    content constant jsonb := coalesce(counts, audit.count_day(day_name));
     day audit.day_partition;
 begin
+    -- Whoever puts a day on hold has done so, or waits until the day is gone.
+    lock table audit.day_hold in share mode;
     -- A partition detached beforehand has no bounds any more; its name still says its last day.
     select * into day from audit.day_partition where partition_name = day_name;
-    if coalesce(day.upper_bound, audit.day_start(to_date(right(day_name, 8), 'YYYYMMDD') + 1))
-        > audit.day_start(audit.utc_day(clock_timestamp()) - (select retention_days from audit.upkeep)) then
+    if coalesce(day.upper_bound, audit.day_start(to_date(right(day_name, 8), 'YYYYMMDD') + 1)) > audit.dropped_until() then
         raise exception 'day partition % is not past retention', day_name
             using errcode = 'insufficient_privilege',
-                  hint = 'Only days older than retention_days in audit.upkeep are dropped.';
+                  hint = 'Only days older than retention_days and oldest_day in audit.upkeep are dropped, five minutes after oldest_day_since at the earliest.';
     end if;
-    perform audit.write_event('day_dropped', day_name, null, held);
+    if audit.day_is_held(day_name) then
+        raise exception 'day partition % is on hold', day_name
+            using errcode = 'insufficient_privilege',
+                  hint = 'audit.day_hold says why; audit.release_day(day) ends it.';
+    end if;
+    if day.partition_oid is not null then
+        -- In the order in which writers lock.
+        lock table only audit.entry, audit.change in access exclusive mode;
+    end if;
+    perform audit.write_event('day_dropped', day_name, null, content);
     if to_regclass(format('audit.%I', change_name)) is not null then
         execute format('drop table audit.%I', change_name);
     end if;
     execute format('drop table audit.%I', day_name);
+    perform audit.forget_day(day_name);
 end
 $function$;
 comment on function audit.drop_day(text, jsonb) is
-    'Drops the partitions of one day that is past retention and leaves a day_dropped entry with what it held: counts as count_day gives them, counted here when null.';
+    'Drops the partitions of one day that is past retention and not on hold, and leaves a day_dropped entry with what it held: counts as count_day gives them, counted here when null.';

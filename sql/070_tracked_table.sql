@@ -87,7 +87,7 @@ create function audit.own_events()
     parallel safe
 return array[
     'tracking_enabled', 'tracking_changed', 'tracking_disabled', 'table_altered', 'table_dropped', 'day_dropped',
-    'key_created', 'key_revoked', 'log_viewed', 'log_exported', 'log_write_denied', 'seal_failed'];
+    'day_held', 'day_released', 'key_created', 'key_revoked', 'log_viewed', 'log_exported', 'log_write_denied', 'seal_failed'];
 comment on function audit.own_events() is 'The events that only the log itself writes.';
 
 create function audit.kind_events(kind text)

@@ -179,7 +179,9 @@ begin
       and (not c.relispartition or exists (select from pg_inherits i where i.inhrelid = c.oid and i.inhdetachpending))
       and c.relname ~ '^(entry|change)_([0-9]{8}|beyond)$'
       and (c.relname like '%beyond'
-           or to_date(right(c.relname, 8), 'YYYYMMDD') >= audit.utc_day(clock_timestamp()) - (select retention_days from audit.upkeep));
+           or to_date(right(c.relname, 8), 'YYYYMMDD') >= (
+                select least(u.oldest_day, audit.utc_day(clock_timestamp()) - u.retention_days) from audit.upkeep u)
+           or audit.day_is_held('entry' || right(c.relname, 9)));
 
     return query
     select 'warning'::text, 'owners_lost'::text, 'schema audit'::text,

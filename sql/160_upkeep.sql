@@ -11,17 +11,18 @@ begin atomic
     select d.partition_name
     from audit.day_partition d
     where d.log_table = 'entry' and not d.is_beyond
-      and d.upper_bound <= audit.day_start(audit.utc_day(clock_timestamp()) - (select retention_days from audit.upkeep))
+      and d.upper_bound <= audit.dropped_until() and not audit.day_is_held(d.partition_name)
     union all
     -- Detached by a run that did not live to drop it.
     select c.relname::text
     from pg_catalog.pg_class c
     where c.relnamespace = 'audit'::regnamespace and c.relkind = 'r' and not c.relispartition
       and c.relname ~ '^entry_[0-9]{8}$'
-      and to_date(right(c.relname, 8), 'YYYYMMDD') < audit.utc_day(clock_timestamp()) - (select retention_days from audit.upkeep)
+      and audit.day_start(to_date(right(c.relname, 8), 'YYYYMMDD') + 1) <= audit.dropped_until()
+      and not audit.day_is_held(c.relname::text)
     order by 1;
 end;
-comment on function audit.days_past_retention() is 'The day partitions of audit.entry that retention no longer keeps, oldest first.';
+comment on function audit.days_past_retention() is 'The day partitions of audit.entry that may be dropped now, oldest first: past retention, below an oldest_day that was moved five minutes ago or earlier, not on hold.';
 
 create function audit.note_upkeep(problem text)
     returns void
@@ -32,8 +33,7 @@ create function audit.note_upkeep(problem text)
 begin atomic
     update audit.upkeep
     set last_run_at = clock_timestamp(),
-        last_problem = problem,
-        oldest_day = audit.utc_day(clock_timestamp()) - retention_days;
+        last_problem = problem;
 end;
 comment on function audit.note_upkeep(text) is 'Notes that upkeep ran, and the problem it met; null: none.';
 
@@ -108,6 +108,14 @@ begin
     for day_name in select partition_name from audit.days_past_retention() loop
         counts := counts || jsonb_build_object(day_name, audit.count_day(day_name));
     end loop;
+    begin
+        days_made := audit.prepare_days(5);
+    exception
+        when lock_not_available then
+            problems := problems || 'days ahead: the log was busy; the next run tries again'::text;
+        when others then
+            problems := problems || format('days ahead: %s', sqlerrm);
+    end;
     for day_name in select partition_name from audit.days_past_retention() loop
         begin
             perform audit.drop_day(day_name, counts -> day_name);
@@ -122,14 +130,8 @@ begin
                 problems := problems || format('%s: %s', day_name, concat_ws('; ', sqlerrm, nullif(detail, '')));
         end;
     end loop;
-    begin
-        days_made := audit.prepare_days();
-    exception
-        when lock_not_available then
-            problems := problems || 'days ahead: the log was busy; the next run tries again'::text;
-        when others then
-            problems := problems || format('days ahead: %s', sqlerrm);
-    end;
+    -- After the drops, which go by what was committed before: whoever reads by the bound that was loses no day.
+    perform audit.move_oldest_day();
     perform audit.note_upkeep(nullif(array_to_string(problems, '; '), ''));
     return jsonb_build_object('ran', true, 'days_made', days_made, 'days_dropped', to_jsonb(days_dropped),
                               'days_closed', to_jsonb(array_remove(array[day_closed], null)),
@@ -173,9 +175,10 @@ begin atomic
         'watermark_held_by', audit.watermark_holder(),
         'counted_until', (select w.counted_until from audit.watermark w),
         'days_to_close', (select count(*) from audit.days_to_close()),
+        'days_held', (select coalesce(jsonb_agg(h.day order by h.day), '[]') from audit.day_hold h),
         'entries_beyond', (select count(*) from audit.entry e
                            where e.created_at >= (select lower_bound from audit.day_partition where log_table = 'entry' and is_beyond)))
     from audit.upkeep u;
 end;
 comment on function audit.upkeep_status() is
-    'The state of upkeep as one object: version, last_run_at, last_problem, is_late, prepared_until (last day that stands ready), oldest_day, retention_days, watermark, watermark_held_by, counted_until, days_to_close, entries_beyond (entries past the prepared days).';
+    'The state of upkeep as one object: version, last_run_at, last_problem, is_late, prepared_until (last day that stands ready), oldest_day, retention_days, watermark, watermark_held_by, counted_until, days_to_close, days_held (the days on hold), entries_beyond (entries past the prepared days).';

@@ -16,9 +16,11 @@ declare
         select (select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
                 where n.nspname = 'audit' and c.relname = log_table)
         from unnest(array['entry', 'change']) log_table);
+    commanded constant oid[] := array(select c.objid from pg_event_trigger_ddl_commands() c);
     kept_from date;
     problem text;
     day_table text;
+    split_at timestamptz;
     holds_rows boolean;
 begin
     if (select rolsuper from pg_roles where rolname = current_user) then
@@ -55,7 +57,14 @@ begin
         with log_table as (
             select p.oid, true as is_parent from unnest(parents) p(oid)
             union all
-            select i.inhrelid, false from pg_inherits i where i.inhparent = any(parents)
+            -- Upkeep alters tables while every writer waits, so only what this command, or one before it in the transaction, can
+            -- have altered is looked at: what it names, and whose row of the catalogue is as young as the transaction. Triggers
+            -- are altered through the log itself, which is looked at always.
+            select c.oid, false
+            from pg_inherits i
+            join pg_class c on c.oid = i.inhrelid
+            where i.inhparent = any(parents)
+              and (tg_tag <> 'ALTER TABLE' or c.oid = any(commanded) or age(c.xmin) <= age(pg_current_xact_id()::xid))
         )
         select case
             when c.relnamespace <> 'audit'::regnamespace or case
@@ -78,6 +87,13 @@ begin
                          and g.tgfoid is distinct from to_regproc('audit.refuse_alteration'))
               or exists (select from pg_rewrite r where r.ev_class = c.oid)
                 then format('%s free of other triggers and of rules', c.oid::regclass)
+            -- ATTACH believes a check: one that calls a function could make it hide rows outside the bounds.
+            when not t.is_parent and exists (
+                select from pg_constraint k
+                join pg_depend d on d.classid = 'pg_constraint'::regclass and d.objid = k.oid
+                where k.conrelid = c.oid and k.contype = 'c' and d.refclassid in ('pg_proc'::regclass, 'pg_operator'::regclass)
+                  and not (k.conname = 'stands_before_new_beyond' and c.relname ~ '^(entry|change)_beyond$'))
+                then format('%s free of checks that call functions', c.oid::regclass)
             end
         into problem
         from log_table t
@@ -89,26 +105,61 @@ begin
         -- As its owner's, a view would be read past row-level security.
         select format('view %s as one of who reads it (security_invoker)', c.oid::regclass) into problem
         from pg_class c
-        where c.relnamespace = 'audit'::regnamespace and c.relkind in ('v', 'm')
+        where c.oid = any(commanded) and c.relnamespace = 'audit'::regnamespace and c.relkind in ('v', 'm')
           and coalesce(c.reloptions, '{}') && '{security_invoker=true,security_invoker=on}' is false
         limit 1;
     end if;
     if problem is null then
-        kept_from := (clock_timestamp() at time zone 'UTC')::date - (select retention_days from audit.upkeep);
+        select least(u.oldest_day, (clock_timestamp() at time zone 'UTC')::date - u.retention_days) into kept_from from audit.upkeep u;
         for day_table in
             select c.relname from pg_class c
             where c.relnamespace = 'audit'::regnamespace and c.relkind = 'r' and not c.relispartition
+              and (c.relname like 'entry\_%' or c.relname like 'change\_%')
               and case
                   -- Upkeep takes it out for a moment, with a row trigger of its own when there are rows.
                   when c.relname ~ '^(entry|change)_beyond$' then not exists (
                       select from pg_trigger g where g.tgrelid = c.oid and g.tgfoid = to_regproc('audit.refuse_alteration')
                       and g.tgtype = 27 and g.tgenabled in ('O', 'A') and g.tgqual is null and g.tgattr = '')
                   else c.relname ~ '^(entry|change)_[0-9]{8}$' and to_date(right(c.relname, 8), 'YYYYMMDD') >= kept_from end
+              -- Days that are being made have no page yet.
+              and pg_relation_size(c.oid) > 0
               and has_table_privilege(c.oid, 'select')
         loop
             execute format('select exists (select from audit.%I)', day_table) into holds_rows;
             if holds_rows then
                 problem := format('day partition %s in the log: retention keeps it', day_table);
+            end if;
+        end loop;
+    end if;
+    if problem is null then
+        -- Upkeep's own check, while it splits: what it let ATTACH believe is looked up here.
+        for day_table, split_at in
+            select c.relname, (regexp_match(pg_get_expr(c.relpartbound, c.oid), 'TO \(''([^'']+)''\)'))[1]::timestamptz
+            from pg_constraint k
+            join pg_class c on c.oid = k.conrelid
+            where c.relispartition and k.conname = 'stands_before_new_beyond' and k.connamespace = 'audit'::regnamespace
+        loop
+            execute format('select exists (select from audit.%I where created_at >= %L)', day_table, split_at) into holds_rows;
+            if holds_rows then
+                problem := format('entries of %s within its bounds', day_table);
+            end if;
+        end loop;
+    end if;
+    if problem is null then
+        for day_table in
+            select c.relname from pg_class c
+            where c.relnamespace = 'audit'::regnamespace and c.relkind = 'r' and not c.relispartition
+              and (c.relname like 'entry\_%' or c.relname like 'change\_%')
+              and c.relname ~ '^(entry|change)_[0-9]{8}$' and has_table_privilege(c.oid, 'select')
+              and exists (select from audit.day_hold)
+        loop
+            execute format($held$select exists (
+                select from audit.day_hold h
+                where exists (select from audit.%I where created_at >= h.day::timestamp at time zone 'UTC'
+                                                     and created_at < (h.day + 1)::timestamp at time zone 'UTC'))$held$, day_table)
+            into holds_rows;
+            if holds_rows then
+                problem := format('day partition %s in the log: it is on hold', day_table);
             end if;
         end loop;
     end if;
@@ -121,7 +172,7 @@ begin
 end
 $function$;
 comment on function audit.guard_alteration() is
-    'Event trigger: refuses what would take the log''s guards away (triggers, row-level security, policies), rename its columns, take a day out that retention keeps, make a view that runs as its owner, or alter a lookup.';
+    'Event trigger: refuses what would take the log''s guards away (triggers, row-level security, policies), rename its columns, take a day out that retention keeps or that is on hold, let a check call functions, make a view that runs as its owner, or alter a lookup.';
 
 create function audit.guard_rewrite()
     returns event_trigger
@@ -171,8 +222,22 @@ begin
             continue when to_regclass(format('audit.%I', dropped.table_name)) is null;
         elsif dropped.table_name ~ '^(entry|change)_[0-9]{8}$' then
             day_name := 'entry' || right(dropped.table_name, 9);
-            continue when to_date(right(day_name, 8), 'YYYYMMDD')
-                    < (clock_timestamp() at time zone 'UTC')::date - (select retention_days from audit.upkeep)
+            continue when exists (
+                    select from audit.upkeep u
+                    where to_date(right(day_name, 8), 'YYYYMMDD')
+                            < least(u.oldest_day, (clock_timestamp() at time zone 'UTC')::date - u.retention_days)
+                      and u.oldest_day_since <= clock_timestamp() - interval '5 minutes')
+                -- Each day on hold still stands.
+                and not exists (
+                    select from audit.day_hold h
+                    where h.day <= to_date(right(day_name, 8), 'YYYYMMDD') and not exists (
+                        select from pg_inherits i
+                        join pg_class c on c.oid = i.inhrelid
+                        cross join lateral (select pg_get_expr(c.relpartbound, c.oid) as expression) bound
+                        where i.inhparent = to_regclass('audit.' || split_part(dropped.table_name, '_', 1))
+                          and h.day::timestamp at time zone 'UTC' >= (regexp_match(bound.expression, 'FROM \(''([^'']+)''\)'))[1]::timestamptz
+                          and h.day::timestamp at time zone 'UTC'
+                              < coalesce((regexp_match(bound.expression, 'TO \(''([^'']+)''\)'))[1], 'infinity')::timestamptz))
                 -- Not without its trace: drop_day writes it first, in this transaction.
                 and exists (select from audit.entry e
                             where e.created_at > now() - interval '1 day' and e.workspace_id is null
@@ -186,4 +251,4 @@ begin
 end
 $function$;
 comment on function audit.guard_drop() is
-    'Event trigger: refuses to drop the log, its guards and its days, save a day past retention whose day_dropped entry stands in the same transaction.';
+    'Event trigger: refuses to drop the log, its guards and its days, save a day past retention and not on hold whose day_dropped entry stands in the same transaction.';

@@ -88,7 +88,7 @@ grant insert on audit.entry, audit.change to audit_capture;
 grant select on audit.floor to audit_capture;
 grant usage on type audit.actor_context to audit_capture;
 grant execute on function
-    audit.new_entry_id(timestamptz), audit.write_moment(), audit.read_actor_context(),
+    audit.new_entry_id(timestamptz), audit.write_moment(), audit.read_actor_context(), audit.split_edge(text),
     audit.capture_pieces(bigint, oid, text, oid[], boolean), audit.row_types_sql(text, text[]), audit.changed_columns_sql(jsonb), audit.pair_sql(), audit.object_sql(jsonb, text),
     audit.row_event_sql(jsonb, text, text[]), audit.row_sql(jsonb, text, text[]), audit.bulk_sql(jsonb, text, text[]),
     audit.truncate_sql(jsonb, oid, boolean), audit.count_is_exact(oid), audit.runs_code_when_read(oid),
@@ -128,13 +128,13 @@ grant usage on type audit.reader, audit.search_hit to audit_reader;
 -- audit_dba: reads everything, partitions included (granted where they are made), save the digests of keys.
 grant usage on schema audit to audit_dba;
 grant select on audit.entry, audit.change, audit.timeline, audit.timeline_change, audit.day_partition,
-    audit.tracked_table, audit.rewritten_table, audit.upkeep, audit.reading, audit.schema_version, audit.floor,
+    audit.tracked_table, audit.rewritten_table, audit.upkeep, audit.day_hold, audit.reading, audit.schema_version, audit.floor,
     audit.watermark, audit.daily_activity, audit.activity_total, audit.closed_day to audit_dba;
 grant select (prefix, workspace_id, name, role, created_at, expires_at, lifetime, revoked_at) on audit.api_key to audit_dba;
 grant select (prefix, key_prefix, opened_at, ends_at) on audit.page_session to audit_dba;
 grant execute on function
     audit.check(), audit.upkeep_status(), audit.list_keys(text), audit.retention_days(), audit.upkeep_is_late(), audit.entry_moment(uuid),
-    audit.day_start(date), audit.utc_day(timestamptz), audit.days_past_retention(), audit.watermark_holder(), audit.reading_bounds(),
+    audit.day_start(date), audit.utc_day(timestamptz), audit.days_past_retention(), audit.dropped_until(), audit.day_is_held(text), audit.watermark_holder(), audit.reading_bounds(),
     audit.reading_indexes(), audit.entry_words(text, text, jsonb, jsonb), audit.days_to_close(),
     audit.row_history(regclass, text), audit.row_history(text, text, text),
     audit.row_as_of(regclass, text, timestamptz), audit.row_as_of(text, text, text, timestamptz),
@@ -146,10 +146,13 @@ grant usage on type audit.table_span, audit.row_change to audit_dba;
 
 -- audit_maintainer: upkeep and keys; becomes audit_owner by SET ROLE for what functions cannot do.
 grant usage on schema audit to audit_maintainer;
-grant select on audit.day_partition, audit.tracked_table, audit.upkeep, audit.watermark, audit.closed_day to audit_maintainer;
+grant select on audit.day_partition, audit.tracked_table, audit.upkeep, audit.day_hold, audit.watermark, audit.closed_day
+    to audit_maintainer;
 grant execute on function
-    audit.take_upkeep_turn(), audit.maintain(), audit.advance_watermark(), audit.watermark_holder(),
-    audit.advance_counts(interval), audit.recount(), audit.days_to_close(), audit.close_day(text), audit.note_frozen(text), audit.prepare_days(), audit.drop_day(text, jsonb), audit.count_day(text), audit.days_past_retention(), audit.note_upkeep(text),
+    audit.take_upkeep_turn(), audit.maintain(), audit.prepare_days(integer, integer), audit.advance_watermark(), audit.watermark_holder(),
+    audit.advance_counts(interval), audit.recount(), audit.days_to_close(), audit.close_day(text), audit.note_frozen(text),
+    audit.drop_day(text, jsonb), audit.count_day(text), audit.days_past_retention(), audit.dropped_until(), audit.day_is_held(text),
+    audit.move_oldest_day(), audit.hold_day(date, text), audit.release_day(date), audit.note_upkeep(text),
     audit.follow_table(bigint, text), audit.check(), audit.upkeep_status(), audit.upkeep_is_late(), audit.retention_days(),
     audit.day_start(date), audit.utc_day(timestamptz),
     audit.create_key(text, bytea, text, text, text, timestamptz), audit.rotate_key(text, text, bytea, interval, timestamptz),

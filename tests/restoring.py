@@ -82,6 +82,7 @@ with moved as (
 update audit.change set entry_id = moved.id, created_at = moved.created_at from moved;
 reset session_replication_role;
 update audit.upkeep set retention_days = 365;
+select audit.hold_day((now() at time zone 'UTC')::date - 5, 'a lawsuit');
 select audit.create_key('abcdefgh', sha256('a'), 'acme', 'Ada''s key', 'admin', null);
 select audit.create_key('bcdefghi', sha256('b'), 'acme', 'Old key', 'auditor', null), audit.revoke_key('bcdefghi');
 select audit.open_session('abcdefgh', sha256('a'), 'cookie12', sha256('c'));
@@ -105,6 +106,7 @@ PORTRAIT = {
     "changes": "select c.tableoid::regclass, c from audit.change c",
     "settings": "select t from audit.tracked_table t",
     "upkeep": "select u from audit.upkeep u",
+    "holds": "select h from audit.day_hold h",
     "keys": "select k from audit.api_key k",
     "readings": "select r from audit.reading r",
     "sessions": "select s from audit.page_session s",

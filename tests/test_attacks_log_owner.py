@@ -9,6 +9,7 @@ import pytest
 from daybook.upkeep import maintain
 from tests.conftest import Database
 from tests.trail import Connection, count
+from tests.upkeep import pass_retention, put_entries
 
 
 @pytest.fixture
@@ -192,6 +193,7 @@ def test_a_day_past_retention_is_dropped_through_upkeep_alone(
     database: Database, owner: Connection, db: Connection
 ) -> None:
     day = make_an_old_day(db)
+    pass_retention(db)
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match="would drop table"):
         owner.execute(f"drop table audit.{day}".encode())
     assert maintain(database.url("maintainer")).days_dropped == [day]
@@ -202,6 +204,7 @@ def test_a_day_past_retention_is_dropped_by_upkeep_in_the_database_too(
     database: Database, owner: Connection, db: Connection
 ) -> None:
     day = make_an_old_day(db)
+    pass_retention(db)
     done = database.connect("maintainer").execute("select audit.maintain() -> 'days_dropped'").fetchone()
     assert done == ([day],)
 
@@ -210,6 +213,7 @@ def test_what_holds_a_day_back_from_being_dropped_is_named(
     database: Database, owner: Connection, db: Connection
 ) -> None:
     day = make_an_old_day(db)
+    pass_retention(db)
     database.connect("app_owner").execute(f"create view public.squat as select id from audit.{day}".encode())
     run = maintain(database.url("maintainer"))
     assert run.days_dropped == []
@@ -224,6 +228,7 @@ def test_the_owner_of_the_log_can_shorten_retention_and_the_days_that_go_leave_t
 ) -> None:
     make_an_old_day(db)
     owner.execute("update audit.upkeep set retention_days = 1")
+    pass_retention(db)
     dropped = maintain(database.url("maintainer")).days_dropped
     assert count(db, "select count(*) from audit.entry where event = 'day_dropped'") == len(dropped) > 0
     with pytest.raises(psycopg.errors.CheckViolation):
@@ -247,6 +252,37 @@ def test_an_application_s_own_tables_of_such_names_are_its_own(database: Databas
     app.execute("create rule nothing as on insert to entry do instead nothing")
     app.execute("drop table entry, entry_20260314, change_20260314")
     assert count(db, "select count(*) from pg_class where relname = 'change_20260314'") == 0
+
+
+def test_the_owner_of_the_log_cannot_hide_entries_by_the_check_that_upkeep_splits_by(
+    owner: Connection, db: Connection
+) -> None:
+    put_entries(db, "clock_timestamp() + interval '100 days'")
+    bounds = db.execute("select lower_bound, lower_bound + interval '1 day' from audit.day_partition where is_beyond")
+    edges = dict(zip(("from", "to"), bounds.fetchall()[0], strict=True))
+    owner.execute("alter table audit.entry_beyond validate constraint stands_before_new_beyond")
+    owner.execute(
+        "create trigger t before update or delete on audit.entry_beyond for each row"
+        " execute function audit.refuse_alteration()"
+    )
+    for edge, moment in edges.items():
+        owner.execute("select set_config(%s, %s, false)", [f"audit.split_{edge}", moment.isoformat()])
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="entries of entry_beyond within its bounds"):
+        owner.execute(
+            f"begin; alter table audit.entry detach partition audit.entry_beyond; alter table audit.entry attach"
+            f" partition audit.entry_beyond for values from ('{edges['from']}') to ('{edges['to']}'); commit".encode()
+        )
+    owner.execute("rollback")
+    assert count(db, "select count(*) from audit.entry where created_at > now() + interval '99 days'") == 1
+
+
+def test_the_owner_of_the_log_cannot_put_a_check_of_his_own_function_on_a_day(owner: Connection) -> None:
+    owner.execute(
+        "create function audit.lie() returns timestamptz language plpgsql immutable as 'begin return now(); end'"
+    )
+    for table in ("entry_beyond", "entry_TODAY"):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="free of checks that call functions"):
+            owner.execute(written(f"alter table audit.{table} add check (created_at < audit.lie()) not valid"))
 
 
 # What he can do all the same: docs/security.md says so

@@ -140,6 +140,7 @@ def tracked(db: Connection) -> Connection:
                 " and pg_get_indexdef(indexrelid) ~ ' USING (btree [(]workspace_id, created_at, id[)]"
                 "|btree [(]resource_id, created_at[)] WHERE [(]resource_id IS NOT NULL[)]|brin [(]entry_id[)] WITH"
                 "|brin [(]resource_id text_bloom_ops[)] WITH)')"
+                " and not (c.relname ~ '_beyond$' and pg_get_indexdef(indexrelid) ~ ' USING btree [(]created_at[)]$')"
             ),
         ),
     ],

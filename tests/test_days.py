@@ -12,8 +12,7 @@ import pytest
 from daybook.upkeep import Run, maintain, status
 from tests.conftest import Database
 from tests.trail import Connection, count, own_events, trail
-
-TODAY = "audit.utc_day(clock_timestamp())"
+from tests.upkeep import TODAY, be_dead, days, make_past, pass_retention
 
 
 @pytest.fixture
@@ -21,16 +20,6 @@ def document(db: Connection) -> Connection:
     db.execute("create table document (id integer generated always as identity primary key, workspace_id text)")
     db.execute("select audit.enable_tracking('document')")
     return db
-
-
-def days(db: Connection, log_table: str = "entry") -> list[tuple[int, int | None]]:
-    """The partitions as whole days from today: first day, and first day no longer in it (None: for ever)."""
-    return db.execute(
-        f"select audit.utc_day(lower_bound) - {TODAY}, case when not is_beyond then"
-        f" audit.utc_day(upper_bound) - {TODAY} end"
-        " from audit.day_partition where log_table = %s order by lower_bound".encode(),
-        [log_table],
-    ).fetchall()
 
 
 PREPARED: list[tuple[int, int | None]] = [*((day, day + 1) for day in range(-1, 31)), (31, None)]
@@ -63,17 +52,7 @@ def test_a_partition_has_the_guards_and_grants_of_the_first(db: Connection) -> N
 
 def test_rows_past_the_prepared_days_are_kept_and_become_a_partition_of_several_days(document: Connection) -> None:
     # Upkeep was dead for 60 days: the prepared ones lie behind, and entries stand in ..._beyond.
-    document.execute("alter table audit.entry detach partition audit.entry_beyond")
-    document.execute("alter table audit.change detach partition audit.change_beyond")
-    document.execute(
-        "do $$ declare p text; begin for p in select partition_name from audit.day_partition loop"
-        " execute format('drop table audit.%I', p); end loop; end $$"
-    )
-    for name in ("entry", "change"):
-        document.execute(
-            f"do $$ begin execute format('alter table audit.{name} attach partition audit.{name}_beyond for values"
-            f" from (%L) to (maxvalue)', audit.day_start({TODAY} - 30)); end $$".encode()
-        )
+    be_dead(document, 30)
     document.execute("insert into document (workspace_id) values ('acme'), ('acme')")
     document.execute("select audit.maintain()")
     document.execute("insert into document (workspace_id) values ('acme'), ('acme')")
@@ -84,32 +63,12 @@ def test_rows_past_the_prepared_days_are_kept_and_become_a_partition_of_several_
     assert count(document, "select (audit.maintain()->>'days_made')::integer") == 0
 
 
-def make_past(db: Connection, number: int) -> None:
-    """Make days -number .. -2 with one entry and two changes each, as the superuser."""
-    db.execute(
-        f"""do $$
-        declare moment timestamptz; id uuid;
-        begin
-            for n in 2..{number} loop
-                perform audit.create_day({TODAY} - n);
-                moment := audit.day_start({TODAY} - n) + interval '12 hours';
-                id := audit.new_entry_id(moment);
-                insert into audit.entry (id, created_at, workspace_id, event, operation, resource_type, actor_type,
-                                         actor_id, actor_name, row_count, database_user, transaction_id)
-                values (id, moment, 'acme', 'resource_updated', 'UPDATE', 'document', 'system', 'system', 'system', 2,
-                        'x', '1');
-                insert into audit.change (entry_id, created_at, workspace_id)
-                values (id, moment, 'acme'), (id, moment, 'acme');
-            end loop;
-        end $$""".encode()
-    )
-
-
 @pytest.mark.parametrize("login", ["maintainer", "postgres"])
 def test_days_past_retention_are_dropped_and_leave_an_entry_each(
     database: Database, db: Connection, login: str
 ) -> None:
     make_past(db, 94)
+    pass_retention(db)
     with ThreadPoolExecutor() as threads:
         runs = list(threads.map(maintain, [database.url(login)] * 2))
     assert sorted(day for run in runs for day in run.days_dropped) == [
@@ -128,6 +87,7 @@ def test_days_past_retention_are_dropped_and_leave_an_entry_each(
 
 def test_audit_maintain_drops_the_same_days(db: Connection) -> None:
     make_past(db, 92)
+    pass_retention(db)
     row = db.execute("select audit.maintain()").fetchone()
     assert row is not None
     assert len(row[0]["days_dropped"]) == 2
@@ -137,12 +97,14 @@ def test_audit_maintain_drops_the_same_days(db: Connection) -> None:
 def test_a_shorter_retention_drops_more(database: Database, db: Connection) -> None:
     make_past(db, 5)
     db.execute("update audit.upkeep set retention_days = 3")
+    pass_retention(db)
     assert len(maintain(database.url("maintainer")).days_dropped) == 2
     assert days(db)[0] == (-3, -2)
 
 
 def test_a_detach_that_was_killed_half_way_is_finished(database: Database, db: Connection) -> None:
     make_past(db, 92)
+    pass_retention(db)
     name = db.execute(f"select to_char({TODAY} - 92, 'YYYYMMDD')".encode()).fetchone()
     assert name is not None
     db.execute(f"alter table audit.change detach partition audit.change_{name[0]}".encode())
@@ -160,6 +122,7 @@ def test_a_day_that_is_not_past_retention_cannot_be_dropped(database: Database, 
 
 def test_one_steps_trouble_leaves_the_others_their_turn(database: Database, document: Connection) -> None:
     make_past(document, 92)
+    pass_retention(document)
     document.execute("update audit.upkeep set days_ahead = 31")
     document.execute(
         f"do $$ begin execute format('create table audit.entry_%s ()', to_char({TODAY} + 31, 'YYYYMMDD'));"

@@ -274,6 +274,7 @@ def _status_lines(state: upkeep.Status) -> Iterator[str]:
     yield f"prepared until   {state.prepared_until}"
     yield f"oldest day       {state.oldest_day}"
     yield f"retention        {state.retention_days} days"
+    yield f"days on hold     {', '.join(state.days_held) or 'none'}"
     yield f"entries beyond   {state.entries_beyond}"
     yield f"watermark        {state.watermark or 'none'}{_holder(state.watermark_held_by)}"
     yield f"counted until    {state.counted_until or 'nothing'}"

@@ -35,6 +35,8 @@ PHRASES = {
     "table_altered": "altered the tracked table {resource}",
     "table_dropped": "dropped the tracked table {resource}",
     "day_dropped": "dropped the day {resource} from the log",
+    "day_held": "put the day {resource} of the log on hold",
+    "day_released": "released the day {resource} of the log",
     "key_created": "created the key {resource}",
     "key_revoked": "revoked the key {resource}",
     "log_viewed": "viewed the log",
@@ -50,7 +52,10 @@ LOG_TYPES = {
     "role": ("Roles", ("role_*",)),
     "upkeep": (
         "Access and upkeep",
-        ("tracking_*", "table_altered", "table_dropped", "day_dropped", "key_*", "log_*", "seal_*"),
+        (
+            *("tracking_*", "table_altered", "table_dropped", "day_dropped", "day_held", "day_released"),
+            *("key_*", "log_*", "seal_*"),
+        ),
     ),
 }
 

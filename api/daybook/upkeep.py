@@ -5,7 +5,6 @@ It must not hold a lock that a writer waits for longer than LOCK_TIMEOUT.
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -21,8 +20,12 @@ LOCK_TIMEOUT = "100ms"
 LOCK_ATTEMPTS = 20
 # A service counts stretches of this length at least; reading counts the rest by itself.
 COUNTED_IN_SERVICE = "1 minute"
-# Waiting for readers of a day that is detached concurrently holds nobody up.
+# Days made under one lock: each takes some milliseconds.
+MOST_DAYS = 3
+# Waiting for readers of a day that is detached concurrently holds nobody up. What a run before could not finish is
+# tried for less long: the rest of upkeep waits its turn.
 DETACH_TIMEOUT = "10s"
+FINALIZE_TIMEOUT = "1s"
 # Warnings to act on all the same: an application that could switch its triggers off, a function left behind by DDL.
 NOT_WELL = ("owner_can_log_in", "function_stale")
 
@@ -81,6 +84,7 @@ class Status:
     watermark_held_by: dict[str, Any] | None
     counted_until: datetime | None
     days_to_close: int
+    days_held: list[str]
     entries_beyond: int
     tracked_tables: list[TrackedTable]
     findings: list[Finding]
@@ -132,6 +136,8 @@ def maintain(conninfo: str, look_for_stale: bool = True, *, in_service: bool = F
         if look_for_stale:
             _freeze_days(connection, run)
         _drop_days(connection, run)
+        # After the drops, which go by what was committed before: whoever reads by the bound that was loses no day.
+        connection.execute("select audit.move_oldest_day()")
         if look_for_stale:
             _compile(connection, run)
         connection.execute("select audit.note_upkeep(%s)", [run.problem])
@@ -142,18 +148,13 @@ def maintain(conninfo: str, look_for_stale: bool = True, *, in_service: bool = F
 
 def _prepare_days(connection: Connection[Any], run: Run) -> None:
     _set_lock_timeout(connection, LOCK_TIMEOUT)
-    for attempt in range(LOCK_ATTEMPTS):
-        # Every try but the first lets the writers through that queued behind the one before.
-        time.sleep(0.05 * min(attempt, 10))
-        try:
-            run.days_made = _value(connection, "select audit.prepare_days()")
-            return
-        except LockNotAvailable:
-            continue
-        except psycopg.errors.DatabaseError as error:
-            run.meet(f"days ahead: {_sentence(connection, error)}")
-            return
-    run.meet("days ahead: the log was busy; the next run tries again")
+    try:
+        while made := _value(connection, "select audit.prepare_days(%s, %s)", [LOCK_ATTEMPTS, MOST_DAYS]):
+            run.days_made += made
+    except LockNotAvailable:
+        run.meet("days ahead: the log was busy; the next run tries again")
+    except psycopg.errors.DatabaseError as error:
+        run.meet(f"days ahead: {_sentence(connection, error)}")
 
 
 def _advance(connection: Connection[Any], run: Run, at_least: str) -> None:
@@ -241,7 +242,7 @@ def _detach(connection: Connection[Any], partition: str) -> None:
     ).fetchone()
     if row is None:
         return
-    _set_lock_timeout(connection, DETACH_TIMEOUT)
+    _set_lock_timeout(connection, FINALIZE_TIMEOUT if row[1] else DETACH_TIMEOUT)
     # No function can detach concurrently, so the login becomes the owner for this one command.
     connection.execute("set role audit_owner")
     try:
@@ -306,6 +307,7 @@ def status(conninfo: str) -> Status:
         watermark_held_by=state["watermark_held_by"],
         counted_until=_moment(state["counted_until"]),
         days_to_close=state["days_to_close"],
+        days_held=state["days_held"],
         entries_beyond=state["entries_beyond"],
         tracked_tables=[
             TrackedTable(name, kind, [row for row in findings if row.object_name == name]) for name, kind in tables

@@ -89,6 +89,7 @@ create table audit.upkeep (
     last_run_at timestamptz,
     last_problem text,
     oldest_day date,
+    oldest_day_since timestamptz,
     constraint upkeep_has_one_row primary key (only_row),
     constraint only_row_is_true check (only_row),
     constraint retention_is_between_a_day_and_ten_years check (retention_days between 1 and 3650),
@@ -121,7 +122,8 @@ comment on column audit.upkeep.days_ahead is 'Day partitions made ahead of today
 comment on column audit.upkeep.installed_at is 'When the log was installed in this database. Never null.';
 comment on column audit.upkeep.last_run_at is 'When upkeep last finished. Null: it never ran.';
 comment on column audit.upkeep.last_problem is 'What the last run could not do, in a sentence. Null: nothing.';
-comment on column audit.upkeep.oldest_day is 'First UTC day that retention still keeps. Null: upkeep never ran.';
+comment on column audit.upkeep.oldest_day is 'First UTC day that retention still keeps; days below it are dropped by a later run. Null: upkeep never ran.';
+comment on column audit.upkeep.oldest_day_since is 'When oldest_day was last moved: the days below it are dropped five minutes later at the earliest. Null: upkeep never ran.';
 
 create sequence audit.floor as bigint minvalue 0 start 0;
 comment on sequence audit.floor is
@@ -315,6 +317,25 @@ comment on column audit.day_partition.upper_bound is 'First instant it no longer
 comment on column audit.day_partition.is_beyond is 'True for the partition past the prepared days.';
 comment on column audit.day_partition.detach_pending is 'True when a concurrent detach was interrupted; upkeep finishes it.';
 
+create function audit.split_edge(edge text)
+    returns timestamptz
+    language plpgsql
+    immutable
+    parallel safe
+    set search_path = pg_catalog, pg_temp
+    set timezone = 'UTC'
+    set datestyle = 'ISO, YMD'
+as $function$
+begin
+    -- Declared immutable although it reads a setting: so ATTACH, which proves by constants, takes it for what it is at that moment.
+    return coalesce(
+        case when current_user = 'audit_owner' then nullif(current_setting('audit.split_' || edge, true), '')::timestamptz end,
+        case edge when 'from' then timestamptz '-infinity' else 'infinity' end);
+end
+$function$;
+comment on function audit.split_edge(text) is
+    'An edge (from, to) of the check on …_beyond: infinite, so that no entry ever fails it, save for audit.prepare_days() while it splits.';
+
 create function audit.create_partition(log_table text, partition_name text)
     returns void
     language plpgsql
@@ -340,6 +361,12 @@ begin
     loop
         execute format('create index on audit.%I ', partition_name) || index;
     end loop;
+    if partition_name like '%\_beyond%' then
+        -- What prepare_days splits it by. Not valid: no plan looks at it.
+        execute format('create index on audit.%I (created_at)', partition_name);
+        execute format('alter table audit.%I add constraint stands_before_new_beyond check (created_at >= audit.split_edge(''from'') and created_at < audit.split_edge(''to'')) not valid',
+                       partition_name);
+    end if;
     -- Neither grants, comments nor TRUNCATE triggers come with LIKE or ATTACH.
     execute format('create trigger %I before truncate on audit.%I for each statement execute function audit.refuse_alteration()',
                    log_table || '_is_never_truncated', partition_name);
@@ -376,13 +403,33 @@ $function$;
 comment on function audit.create_day(date) is
     'Makes and attaches the partitions of one UTC day that no partition covers yet. Nothing happens when a partition of its name stands.';
 
-create function audit.prepare_days()
+create function audit.newest_beyond()
+    returns timestamptz
+    language plpgsql
+    volatile
+    security invoker
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    newest timestamptz;
+begin
+    -- By the index that each of them has, and planned now: they are other tables after each split.
+    execute 'select greatest((select max(created_at) from audit.entry_beyond), (select max(created_at) from audit.change_beyond))'
+    into newest;
+    return newest;
+end
+$function$;
+comment on function audit.newest_beyond() is 'The newest created_at past the prepared days. Null: nothing stands there.';
+
+create function audit.prepare_days(attempts integer default 1, most_days integer default null)
     returns integer
     language plpgsql
     security definer
     set search_path = pg_catalog, pg_temp
     set timezone = 'UTC'
     set datestyle = 'ISO, YMD'
+    -- Whoever calls: no writer waits longer.
+    set lock_timeout = '100ms'
 as $function$
 declare
     today constant date := audit.utc_day(clock_timestamp());
@@ -392,6 +439,7 @@ declare
     log_table text;
     day date;
     beyond_name text;
+    moment_index text;
     days_made integer := 0;
     newest timestamptz;
 begin
@@ -413,23 +461,28 @@ begin
                            log_table, beyond_name, audit.day_start(wanted_until));
         end loop;
     elsif beyond_from < wanted_until then
-        select greatest(
-            (select max(created_at) from audit.entry where created_at >= audit.day_start(beyond_from)),
-            (select max(created_at) from audit.change where created_at >= audit.day_start(beyond_from)))
-        into newest;
+        newest := audit.newest_beyond();
         -- Rows stand past the prepared days, or will before this transaction ends: that stretch becomes one partition of
         -- several days and keeps its rows where they are.
         new_beyond_from := case
             when newest is not null or beyond_from <= today
             then greatest(audit.utc_day(newest), today) + 2 end;
 
+        -- Splitting takes a few days' time by itself.
+        wanted_until := least(wanted_until, case when new_beyond_from is null then beyond_from + most_days
+                                                 when most_days is not null then new_beyond_from + 1 end);
         if new_beyond_from is not null then
+            if current_setting('transaction_isolation') <> 'read committed' then
+                raise exception 'entries past the prepared days are sorted out in a READ COMMITTED transaction only'
+                    using errcode = 'invalid_transaction_state',
+                          hint = 'Another one does not see what was written since it began.';
+            end if;
+            -- The scan that ATTACH would make with every writer waiting, under a lock that hinders none. To them the check stays
+            -- infinite: here, for now, it is the new bounds, and it is so again when ATTACH asks.
+            perform set_config('audit.split_from', audit.day_start(beyond_from)::text, true),
+                    set_config('audit.split_to', audit.day_start(new_beyond_from)::text, true);
             foreach log_table in array array['entry', 'change'] loop
-                beyond_name := log_table || '_beyond';
-                -- The proof that lets ATTACH skip its scan: checked for new rows at once, for old ones under a light lock.
-                execute format('alter table audit.%I add constraint stands_before_new_beyond check (created_at is not null and created_at >= %L and created_at < %L) not valid',
-                               beyond_name, audit.day_start(beyond_from), audit.day_start(new_beyond_from));
-                execute format('alter table audit.%I validate constraint stands_before_new_beyond', beyond_name);
+                execute format('alter table audit.%I validate constraint stands_before_new_beyond', log_table || '_beyond');
             end loop;
         end if;
 
@@ -442,6 +495,26 @@ begin
                 perform audit.create_partition(log_table, log_table || '_beyond_next');
             end if;
         end loop;
+        for attempt in 1..attempts loop
+            begin
+                -- In the order in which writers lock.
+                lock table only audit.entry, audit.change, audit.entry_beyond, audit.change_beyond in access exclusive mode;
+                exit;
+            exception
+                when lock_not_available then
+                    if attempt = attempts then
+                        raise;
+                    end if;
+            end;
+            -- The lock is given back: the writers that queued behind it go first.
+            perform pg_sleep(0.05 * least(attempt, 10));
+        end loop;
+        -- Nobody writes now. What came in since the check was validated is seen by the index.
+        newest := audit.newest_beyond();
+        if newest >= coalesce(audit.day_start(new_beyond_from), '-infinity') then
+            raise exception 'entries came in past the days to be made'
+                using errcode = 'serialization_failure', hint = 'The next run goes by them.';
+        end if;
         foreach log_table in array array['entry', 'change'] loop
             beyond_name := log_table || '_beyond';
             if new_beyond_from is not null then
@@ -454,6 +527,14 @@ begin
                 execute format('alter table audit.%I attach partition audit.%I for values from (%L) to (%L)',
                                log_table, beyond_name, audit.day_start(beyond_from), audit.day_start(new_beyond_from));
                 execute format('alter table audit.%I drop constraint stands_before_new_beyond', beyond_name);
+                for moment_index in
+                    select i.indexrelid::regclass::text
+                    from pg_index i
+                    join pg_attribute a on a.attrelid = i.indrelid and a.attname = 'created_at'
+                    where i.indrelid = format('audit.%I', beyond_name)::regclass and i.indkey::text = a.attnum::text
+                loop
+                    execute 'drop index ' || moment_index;
+                end loop;
                 -- Named after its last day: even without its bounds nobody takes it for older than it is.
                 execute format('alter table audit.%I rename to %I', beyond_name, log_table || to_char(new_beyond_from - 1, '_YYYYMMDD'));
                 execute format('alter table audit.%I rename to %I', log_table || '_beyond_next', beyond_name);
@@ -466,6 +547,7 @@ begin
                            log_table, beyond_name,
                            audit.day_start(greatest(wanted_until, new_beyond_from)));
         end loop;
+        perform set_config('audit.split_from', '', true), set_config('audit.split_to', '', true);
         days_made := wanted_until - coalesce(new_beyond_from, beyond_from);
     end if;
 
@@ -474,8 +556,8 @@ begin
     return greatest(days_made, 0);
 end
 $function$;
-comment on function audit.prepare_days() is
-    'Makes the day partitions from yesterday to days_ahead ahead of today, splitting …_beyond in this one transaction. Returns the number of days made. Set lock_timeout before calling it: it takes the log''s lock for some milliseconds.';
+comment on function audit.prepare_days(integer, integer) is
+    'Makes the day partitions from yesterday to days_ahead ahead of today, splitting …_beyond in this one transaction. Returns the number of days made. Takes the log''s lock for some milliseconds and waits 100 ms for it, as often as attempts says; then 55P03. most_days keeps the lock short: no more days are made, one when …_beyond is split; null: all.';
 
 create function audit.count_day(day_name text)
     returns jsonb
@@ -508,29 +590,41 @@ create function audit.drop_day(day_name text, counts jsonb default null)
     language plpgsql
     security definer
     set search_path = pg_catalog, pg_temp
+    set lock_timeout = '100ms'
 as $function$
 declare
     change_name constant text := regexp_replace(day_name, '^entry_', 'change_');
-    held constant jsonb := coalesce(counts, audit.count_day(day_name));
+    content constant jsonb := coalesce(counts, audit.count_day(day_name));
     day audit.day_partition;
 begin
+    -- Whoever puts a day on hold has done so, or waits until the day is gone.
+    lock table audit.day_hold in share mode;
     -- A partition detached beforehand has no bounds any more; its name still says its last day.
     select * into day from audit.day_partition where partition_name = day_name;
-    if coalesce(day.upper_bound, audit.day_start(to_date(right(day_name, 8), 'YYYYMMDD') + 1))
-        > audit.day_start(audit.utc_day(clock_timestamp()) - (select retention_days from audit.upkeep)) then
+    if coalesce(day.upper_bound, audit.day_start(to_date(right(day_name, 8), 'YYYYMMDD') + 1)) > audit.dropped_until() then
         raise exception 'day partition % is not past retention', day_name
             using errcode = 'insufficient_privilege',
-                  hint = 'Only days older than retention_days in audit.upkeep are dropped.';
+                  hint = 'Only days older than retention_days and oldest_day in audit.upkeep are dropped, five minutes after oldest_day_since at the earliest.';
     end if;
-    perform audit.write_event('day_dropped', day_name, null, held);
+    if audit.day_is_held(day_name) then
+        raise exception 'day partition % is on hold', day_name
+            using errcode = 'insufficient_privilege',
+                  hint = 'audit.day_hold says why; audit.release_day(day) ends it.';
+    end if;
+    if day.partition_oid is not null then
+        -- In the order in which writers lock.
+        lock table only audit.entry, audit.change in access exclusive mode;
+    end if;
+    perform audit.write_event('day_dropped', day_name, null, content);
     if to_regclass(format('audit.%I', change_name)) is not null then
         execute format('drop table audit.%I', change_name);
     end if;
     execute format('drop table audit.%I', day_name);
+    perform audit.forget_day(day_name);
 end
 $function$;
 comment on function audit.drop_day(text, jsonb) is
-    'Drops the partitions of one day that is past retention and leaves a day_dropped entry with what it held: counts as count_day gives them, counted here when null.';
+    'Drops the partitions of one day that is past retention and not on hold, and leaves a day_dropped entry with what it held: counts as count_day gives them, counted here when null.';
 
 -- The watermark: a moment below which every entry is final. Cursors, frozen walks, counts and closing stop at it.
 
@@ -953,6 +1047,167 @@ $function$;
 comment on function audit.note_frozen(text) is
     'Notes that a closed day is frozen, if its last vacuum found all its pages visible to everybody. Returns whether it is.';
 
+create function audit.forget_day(day_name text)
+    returns void
+    language sql
+    volatile
+    security definer
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    delete from audit.closed_day c where c.day_name = forget_day.day_name;
+    -- A day was named after its last one; what stands in another partition, being on hold, keeps its counts.
+    delete from audit.daily_activity a
+    where a.day <= to_date(right(forget_day.day_name, 8), 'YYYYMMDD')
+      and not exists (select from audit.day_partition d
+                      where d.log_table = 'entry' and audit.day_start(a.day) >= d.lower_bound and audit.day_start(a.day) < d.upper_bound);
+    delete from audit.activity_total t
+    where t.starts_at < audit.day_start(to_date(right(forget_day.day_name, 8), 'YYYYMMDD') + 1)
+      and not exists (select from audit.day_partition d
+                      where d.log_table = 'entry' and t.starts_at >= d.lower_bound and t.starts_at < d.upper_bound);
+end;
+comment on function audit.forget_day(text) is 'Takes a dropped day out of the counts and the closed days.';
+
+-- Days that are not dropped: those that retention keeps, and those that somebody put on hold.
+
+set search_path = pg_catalog, pg_temp;
+
+create table audit.day_hold (
+    day date not null,
+    reason text not null,
+    held_at timestamptz not null default clock_timestamp(),
+    held_by text collate "C" not null default session_user,
+    constraint day_is_held_once primary key (day),
+    constraint reason_is_given check (reason <> '' and length(reason) <= 2000)
+);
+comment on table audit.day_hold is
+    'The days on hold: kept after retention until they are released. Written by audit.hold_day and audit.release_day only.';
+comment on column audit.day_hold.day is 'The UTC day; its whole partition is kept. Never null.';
+comment on column audit.day_hold.reason is 'Why, as its holder said. Never null.';
+comment on column audit.day_hold.held_at is 'When it was put on hold, or its reason replaced. Never null.';
+comment on column audit.day_hold.held_by is 'The login role (session_user) that did. Never null.';
+
+create function audit.dropped_until()
+    returns timestamptz
+    language sql
+    stable
+begin atomic
+    -- Who read by the bound before may be reading still.
+    select case when u.oldest_day_since <= clock_timestamp() - interval '5 minutes'
+           then audit.day_start(least(u.oldest_day, audit.utc_day(clock_timestamp()) - u.retention_days))
+           else '-infinity' end
+    from audit.upkeep u;
+end;
+comment on function audit.dropped_until() is
+    'The end of what may be dropped now: below retention and below the oldest_day that was moved five minutes ago or earlier. -infinity: nothing.';
+
+create function audit.day_is_held(day_name text)
+    returns boolean
+    language sql
+    stable
+begin atomic
+    select exists (
+        select
+        from audit.day_hold h
+        left join audit.day_partition d on d.log_table = 'entry' and d.partition_name = day_name
+        where case when d.partition_oid is not null
+            then audit.day_start(h.day) >= d.lower_bound and audit.day_start(h.day) < d.upper_bound
+            -- Detached, only its last day is known: a day before it that stands nowhere else may be in it.
+            else h.day <= to_date(right(day_name, 8), 'YYYYMMDD') and not exists (
+                select from audit.day_partition other
+                where other.log_table = 'entry'
+                  and audit.day_start(h.day) >= other.lower_bound and audit.day_start(h.day) < other.upper_bound) end);
+end;
+comment on function audit.day_is_held(text) is 'Whether any day of a day partition of audit.entry is on hold.';
+
+create function audit.move_oldest_day()
+    returns date
+    language sql
+    volatile
+    security definer
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    update audit.upkeep u
+    set oldest_day = wanted.day,
+        oldest_day_since = case when wanted.day is distinct from u.oldest_day then clock_timestamp() else u.oldest_day_since end
+    from (
+        select greatest(kept.day, least(
+            case when kept.day < s.oldest_day then s.oldest_day end,
+            -- Back as far as days stand: what is dropped stays dropped.
+            case when kept.day < s.oldest_day then (
+                select audit.utc_day(min(d.lower_bound))
+                from audit.day_partition d
+                where d.log_table = 'entry' and not d.is_beyond and not d.detach_pending) end)) as day
+        from audit.upkeep s
+        cross join lateral (select audit.utc_day(clock_timestamp()) - s.retention_days as day) kept
+    ) wanted
+    returning u.oldest_day;
+end;
+comment on function audit.move_oldest_day() is
+    'Moves oldest_day to what retention_days says: forward, or back as far as days stand. Returns it. The days below it are dropped by a later run.';
+
+create function audit.hold_day(day date, reason text)
+    returns void
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+#variable_conflict use_column
+declare
+    held_partition text;
+begin
+    if nullif(trim(hold_day.reason), '') is null or length(hold_day.reason) > 2000 then
+        raise exception 'reason: % is on hold for a reason of 1 to 2000 characters', coalesce(to_char(hold_day.day, 'YYYY-MM-DD'), 'a day')
+            using errcode = 'invalid_parameter_value', hint = 'Such as the case that it is kept for.';
+    end if;
+    if current_setting('transaction_isolation') <> 'read committed' then
+        raise exception 'days are put on hold in a READ COMMITTED transaction only'
+            using errcode = 'invalid_transaction_state', hint = 'Another one does not see which days were dropped since it began.';
+    end if;
+    -- A run of upkeep may be about to drop it: afterwards the day is there or not.
+    lock table audit.upkeep in share update exclusive mode;
+    lock table audit.day_hold in row exclusive mode;
+    select partition_name into held_partition
+    from audit.day_partition
+    where log_table = 'entry' and not detach_pending
+      and audit.day_start(hold_day.day) >= lower_bound and audit.day_start(hold_day.day) < upper_bound
+      and hold_day.day <= audit.utc_day(clock_timestamp());
+    if held_partition is null then
+        raise exception 'there is no day % in the log', coalesce(to_char(hold_day.day, 'YYYY-MM-DD'), 'null')
+            using errcode = 'undefined_object',
+                  hint = 'It was dropped, never was, or has not come yet: audit.day_partition lists the days.';
+    end if;
+    insert into audit.day_hold (day, reason) values (hold_day.day, hold_day.reason)
+    on conflict (day) do update
+    set reason = excluded.reason, held_at = excluded.held_at, held_by = excluded.held_by;
+    perform audit.write_event('day_held', to_char(hold_day.day, 'YYYY-MM-DD'), null,
+                              jsonb_build_object('reason', hold_day.reason, 'partition', held_partition));
+end
+$function$;
+comment on function audit.hold_day(date, text) is
+    'Puts a UTC day on hold: its partition, of several days the whole, is not dropped until audit.release_day. Once more replaces the reason. Waits for the run of upkeep at work; raises 42704 for a day that is not there.';
+
+create function audit.release_day(day date)
+    returns void
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+#variable_conflict use_column
+declare
+    released audit.day_hold;
+begin
+    delete from audit.day_hold where day = release_day.day returning * into released;
+    if not found then
+        raise exception 'day % is not on hold', coalesce(to_char(release_day.day, 'YYYY-MM-DD'), 'null')
+            using errcode = 'undefined_object', hint = 'audit.day_hold lists the days on hold.';
+    end if;
+    perform audit.write_event('day_released', to_char(released.day, 'YYYY-MM-DD'), null,
+                              jsonb_build_object('reason', released.reason, 'held_by', released.held_by, 'held_at', released.held_at));
+end
+$function$;
+comment on function audit.release_day(date) is
+    'Ends a hold: the next run of upkeep drops the day if it is past retention. Raises 42704 for a day that is not on hold.';
+
 -- Who acts, and in what context: the settings that the application names in its transaction.
 
 set search_path = pg_catalog, pg_temp;
@@ -1273,7 +1528,7 @@ create function audit.own_events()
     parallel safe
 return array[
     'tracking_enabled', 'tracking_changed', 'tracking_disabled', 'table_altered', 'table_dropped', 'day_dropped',
-    'key_created', 'key_revoked', 'log_viewed', 'log_exported', 'log_write_denied', 'seal_failed'];
+    'day_held', 'day_released', 'key_created', 'key_revoked', 'log_viewed', 'log_exported', 'log_write_denied', 'seal_failed'];
 comment on function audit.own_events() is 'The events that only the log itself writes.';
 
 create function audit.kind_events(kind text)
@@ -4940,7 +5195,9 @@ begin
       and (not c.relispartition or exists (select from pg_inherits i where i.inhrelid = c.oid and i.inhdetachpending))
       and c.relname ~ '^(entry|change)_([0-9]{8}|beyond)$'
       and (c.relname like '%beyond'
-           or to_date(right(c.relname, 8), 'YYYYMMDD') >= audit.utc_day(clock_timestamp()) - (select retention_days from audit.upkeep));
+           or to_date(right(c.relname, 8), 'YYYYMMDD') >= (
+                select least(u.oldest_day, audit.utc_day(clock_timestamp()) - u.retention_days) from audit.upkeep u)
+           or audit.day_is_held('entry' || right(c.relname, 9)));
 
     return query
     select 'warning'::text, 'owners_lost'::text, 'schema audit'::text,
@@ -4992,17 +5249,18 @@ begin atomic
     select d.partition_name
     from audit.day_partition d
     where d.log_table = 'entry' and not d.is_beyond
-      and d.upper_bound <= audit.day_start(audit.utc_day(clock_timestamp()) - (select retention_days from audit.upkeep))
+      and d.upper_bound <= audit.dropped_until() and not audit.day_is_held(d.partition_name)
     union all
     -- Detached by a run that did not live to drop it.
     select c.relname::text
     from pg_catalog.pg_class c
     where c.relnamespace = 'audit'::regnamespace and c.relkind = 'r' and not c.relispartition
       and c.relname ~ '^entry_[0-9]{8}$'
-      and to_date(right(c.relname, 8), 'YYYYMMDD') < audit.utc_day(clock_timestamp()) - (select retention_days from audit.upkeep)
+      and audit.day_start(to_date(right(c.relname, 8), 'YYYYMMDD') + 1) <= audit.dropped_until()
+      and not audit.day_is_held(c.relname::text)
     order by 1;
 end;
-comment on function audit.days_past_retention() is 'The day partitions of audit.entry that retention no longer keeps, oldest first.';
+comment on function audit.days_past_retention() is 'The day partitions of audit.entry that may be dropped now, oldest first: past retention, below an oldest_day that was moved five minutes ago or earlier, not on hold.';
 
 create function audit.note_upkeep(problem text)
     returns void
@@ -5013,8 +5271,7 @@ create function audit.note_upkeep(problem text)
 begin atomic
     update audit.upkeep
     set last_run_at = clock_timestamp(),
-        last_problem = problem,
-        oldest_day = audit.utc_day(clock_timestamp()) - retention_days;
+        last_problem = problem;
 end;
 comment on function audit.note_upkeep(text) is 'Notes that upkeep ran, and the problem it met; null: none.';
 
@@ -5089,6 +5346,14 @@ begin
     for day_name in select partition_name from audit.days_past_retention() loop
         counts := counts || jsonb_build_object(day_name, audit.count_day(day_name));
     end loop;
+    begin
+        days_made := audit.prepare_days(5);
+    exception
+        when lock_not_available then
+            problems := problems || 'days ahead: the log was busy; the next run tries again'::text;
+        when others then
+            problems := problems || format('days ahead: %s', sqlerrm);
+    end;
     for day_name in select partition_name from audit.days_past_retention() loop
         begin
             perform audit.drop_day(day_name, counts -> day_name);
@@ -5103,14 +5368,8 @@ begin
                 problems := problems || format('%s: %s', day_name, concat_ws('; ', sqlerrm, nullif(detail, '')));
         end;
     end loop;
-    begin
-        days_made := audit.prepare_days();
-    exception
-        when lock_not_available then
-            problems := problems || 'days ahead: the log was busy; the next run tries again'::text;
-        when others then
-            problems := problems || format('days ahead: %s', sqlerrm);
-    end;
+    -- After the drops, which go by what was committed before: whoever reads by the bound that was loses no day.
+    perform audit.move_oldest_day();
     perform audit.note_upkeep(nullif(array_to_string(problems, '; '), ''));
     return jsonb_build_object('ran', true, 'days_made', days_made, 'days_dropped', to_jsonb(days_dropped),
                               'days_closed', to_jsonb(array_remove(array[day_closed], null)),
@@ -5154,12 +5413,13 @@ begin atomic
         'watermark_held_by', audit.watermark_holder(),
         'counted_until', (select w.counted_until from audit.watermark w),
         'days_to_close', (select count(*) from audit.days_to_close()),
+        'days_held', (select coalesce(jsonb_agg(h.day order by h.day), '[]') from audit.day_hold h),
         'entries_beyond', (select count(*) from audit.entry e
                            where e.created_at >= (select lower_bound from audit.day_partition where log_table = 'entry' and is_beyond)))
     from audit.upkeep u;
 end;
 comment on function audit.upkeep_status() is
-    'The state of upkeep as one object: version, last_run_at, last_problem, is_late, prepared_until (last day that stands ready), oldest_day, retention_days, watermark, watermark_held_by, counted_until, days_to_close, entries_beyond (entries past the prepared days).';
+    'The state of upkeep as one object: version, last_run_at, last_problem, is_late, prepared_until (last day that stands ready), oldest_day, retention_days, watermark, watermark_held_by, counted_until, days_to_close, days_held (the days on hold), entries_beyond (entries past the prepared days).';
 
 -- The log against its own owner: what his rights would let him do to entries by DDL is refused by event triggers, which
 -- belong to the superuser who installs, as do their functions. Superusers pass: dumps, restores and downgrades are theirs.
@@ -5179,9 +5439,11 @@ declare
         select (select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
                 where n.nspname = 'audit' and c.relname = log_table)
         from unnest(array['entry', 'change']) log_table);
+    commanded constant oid[] := array(select c.objid from pg_event_trigger_ddl_commands() c);
     kept_from date;
     problem text;
     day_table text;
+    split_at timestamptz;
     holds_rows boolean;
 begin
     if (select rolsuper from pg_roles where rolname = current_user) then
@@ -5218,7 +5480,14 @@ begin
         with log_table as (
             select p.oid, true as is_parent from unnest(parents) p(oid)
             union all
-            select i.inhrelid, false from pg_inherits i where i.inhparent = any(parents)
+            -- Upkeep alters tables while every writer waits, so only what this command, or one before it in the transaction, can
+            -- have altered is looked at: what it names, and whose row of the catalogue is as young as the transaction. Triggers
+            -- are altered through the log itself, which is looked at always.
+            select c.oid, false
+            from pg_inherits i
+            join pg_class c on c.oid = i.inhrelid
+            where i.inhparent = any(parents)
+              and (tg_tag <> 'ALTER TABLE' or c.oid = any(commanded) or age(c.xmin) <= age(pg_current_xact_id()::xid))
         )
         select case
             when c.relnamespace <> 'audit'::regnamespace or case
@@ -5241,6 +5510,13 @@ begin
                          and g.tgfoid is distinct from to_regproc('audit.refuse_alteration'))
               or exists (select from pg_rewrite r where r.ev_class = c.oid)
                 then format('%s free of other triggers and of rules', c.oid::regclass)
+            -- ATTACH believes a check: one that calls a function could make it hide rows outside the bounds.
+            when not t.is_parent and exists (
+                select from pg_constraint k
+                join pg_depend d on d.classid = 'pg_constraint'::regclass and d.objid = k.oid
+                where k.conrelid = c.oid and k.contype = 'c' and d.refclassid in ('pg_proc'::regclass, 'pg_operator'::regclass)
+                  and not (k.conname = 'stands_before_new_beyond' and c.relname ~ '^(entry|change)_beyond$'))
+                then format('%s free of checks that call functions', c.oid::regclass)
             end
         into problem
         from log_table t
@@ -5252,26 +5528,61 @@ begin
         -- As its owner's, a view would be read past row-level security.
         select format('view %s as one of who reads it (security_invoker)', c.oid::regclass) into problem
         from pg_class c
-        where c.relnamespace = 'audit'::regnamespace and c.relkind in ('v', 'm')
+        where c.oid = any(commanded) and c.relnamespace = 'audit'::regnamespace and c.relkind in ('v', 'm')
           and coalesce(c.reloptions, '{}') && '{security_invoker=true,security_invoker=on}' is false
         limit 1;
     end if;
     if problem is null then
-        kept_from := (clock_timestamp() at time zone 'UTC')::date - (select retention_days from audit.upkeep);
+        select least(u.oldest_day, (clock_timestamp() at time zone 'UTC')::date - u.retention_days) into kept_from from audit.upkeep u;
         for day_table in
             select c.relname from pg_class c
             where c.relnamespace = 'audit'::regnamespace and c.relkind = 'r' and not c.relispartition
+              and (c.relname like 'entry\_%' or c.relname like 'change\_%')
               and case
                   -- Upkeep takes it out for a moment, with a row trigger of its own when there are rows.
                   when c.relname ~ '^(entry|change)_beyond$' then not exists (
                       select from pg_trigger g where g.tgrelid = c.oid and g.tgfoid = to_regproc('audit.refuse_alteration')
                       and g.tgtype = 27 and g.tgenabled in ('O', 'A') and g.tgqual is null and g.tgattr = '')
                   else c.relname ~ '^(entry|change)_[0-9]{8}$' and to_date(right(c.relname, 8), 'YYYYMMDD') >= kept_from end
+              -- Days that are being made have no page yet.
+              and pg_relation_size(c.oid) > 0
               and has_table_privilege(c.oid, 'select')
         loop
             execute format('select exists (select from audit.%I)', day_table) into holds_rows;
             if holds_rows then
                 problem := format('day partition %s in the log: retention keeps it', day_table);
+            end if;
+        end loop;
+    end if;
+    if problem is null then
+        -- Upkeep's own check, while it splits: what it let ATTACH believe is looked up here.
+        for day_table, split_at in
+            select c.relname, (regexp_match(pg_get_expr(c.relpartbound, c.oid), 'TO \(''([^'']+)''\)'))[1]::timestamptz
+            from pg_constraint k
+            join pg_class c on c.oid = k.conrelid
+            where c.relispartition and k.conname = 'stands_before_new_beyond' and k.connamespace = 'audit'::regnamespace
+        loop
+            execute format('select exists (select from audit.%I where created_at >= %L)', day_table, split_at) into holds_rows;
+            if holds_rows then
+                problem := format('entries of %s within its bounds', day_table);
+            end if;
+        end loop;
+    end if;
+    if problem is null then
+        for day_table in
+            select c.relname from pg_class c
+            where c.relnamespace = 'audit'::regnamespace and c.relkind = 'r' and not c.relispartition
+              and (c.relname like 'entry\_%' or c.relname like 'change\_%')
+              and c.relname ~ '^(entry|change)_[0-9]{8}$' and has_table_privilege(c.oid, 'select')
+              and exists (select from audit.day_hold)
+        loop
+            execute format($held$select exists (
+                select from audit.day_hold h
+                where exists (select from audit.%I where created_at >= h.day::timestamp at time zone 'UTC'
+                                                     and created_at < (h.day + 1)::timestamp at time zone 'UTC'))$held$, day_table)
+            into holds_rows;
+            if holds_rows then
+                problem := format('day partition %s in the log: it is on hold', day_table);
             end if;
         end loop;
     end if;
@@ -5284,7 +5595,7 @@ begin
 end
 $function$;
 comment on function audit.guard_alteration() is
-    'Event trigger: refuses what would take the log''s guards away (triggers, row-level security, policies), rename its columns, take a day out that retention keeps, make a view that runs as its owner, or alter a lookup.';
+    'Event trigger: refuses what would take the log''s guards away (triggers, row-level security, policies), rename its columns, take a day out that retention keeps or that is on hold, let a check call functions, make a view that runs as its owner, or alter a lookup.';
 
 create function audit.guard_rewrite()
     returns event_trigger
@@ -5334,8 +5645,22 @@ begin
             continue when to_regclass(format('audit.%I', dropped.table_name)) is null;
         elsif dropped.table_name ~ '^(entry|change)_[0-9]{8}$' then
             day_name := 'entry' || right(dropped.table_name, 9);
-            continue when to_date(right(day_name, 8), 'YYYYMMDD')
-                    < (clock_timestamp() at time zone 'UTC')::date - (select retention_days from audit.upkeep)
+            continue when exists (
+                    select from audit.upkeep u
+                    where to_date(right(day_name, 8), 'YYYYMMDD')
+                            < least(u.oldest_day, (clock_timestamp() at time zone 'UTC')::date - u.retention_days)
+                      and u.oldest_day_since <= clock_timestamp() - interval '5 minutes')
+                -- Each day on hold still stands.
+                and not exists (
+                    select from audit.day_hold h
+                    where h.day <= to_date(right(day_name, 8), 'YYYYMMDD') and not exists (
+                        select from pg_inherits i
+                        join pg_class c on c.oid = i.inhrelid
+                        cross join lateral (select pg_get_expr(c.relpartbound, c.oid) as expression) bound
+                        where i.inhparent = to_regclass('audit.' || split_part(dropped.table_name, '_', 1))
+                          and h.day::timestamp at time zone 'UTC' >= (regexp_match(bound.expression, 'FROM \(''([^'']+)''\)'))[1]::timestamptz
+                          and h.day::timestamp at time zone 'UTC'
+                              < coalesce((regexp_match(bound.expression, 'TO \(''([^'']+)''\)'))[1], 'infinity')::timestamptz))
                 -- Not without its trace: drop_day writes it first, in this transaction.
                 and exists (select from audit.entry e
                             where e.created_at > now() - interval '1 day' and e.workspace_id is null
@@ -5349,7 +5674,7 @@ begin
 end
 $function$;
 comment on function audit.guard_drop() is
-    'Event trigger: refuses to drop the log, its guards and its days, save a day past retention whose day_dropped entry stands in the same transaction.';
+    'Event trigger: refuses to drop the log, its guards and its days, save a day past retention and not on hold whose day_dropped entry stands in the same transaction.';
 
 -- The event triggers, all of them: those that follow DDL and those that guard the log. They belong to no schema, so a dump of single
 -- schemas leaves them out, and this makes them again.
@@ -5502,7 +5827,7 @@ grant insert on audit.entry, audit.change to audit_capture;
 grant select on audit.floor to audit_capture;
 grant usage on type audit.actor_context to audit_capture;
 grant execute on function
-    audit.new_entry_id(timestamptz), audit.write_moment(), audit.read_actor_context(),
+    audit.new_entry_id(timestamptz), audit.write_moment(), audit.read_actor_context(), audit.split_edge(text),
     audit.capture_pieces(bigint, oid, text, oid[], boolean), audit.row_types_sql(text, text[]), audit.changed_columns_sql(jsonb), audit.pair_sql(), audit.object_sql(jsonb, text),
     audit.row_event_sql(jsonb, text, text[]), audit.row_sql(jsonb, text, text[]), audit.bulk_sql(jsonb, text, text[]),
     audit.truncate_sql(jsonb, oid, boolean), audit.count_is_exact(oid), audit.runs_code_when_read(oid),
@@ -5542,13 +5867,13 @@ grant usage on type audit.reader, audit.search_hit to audit_reader;
 -- audit_dba: reads everything, partitions included (granted where they are made), save the digests of keys.
 grant usage on schema audit to audit_dba;
 grant select on audit.entry, audit.change, audit.timeline, audit.timeline_change, audit.day_partition,
-    audit.tracked_table, audit.rewritten_table, audit.upkeep, audit.reading, audit.schema_version, audit.floor,
+    audit.tracked_table, audit.rewritten_table, audit.upkeep, audit.day_hold, audit.reading, audit.schema_version, audit.floor,
     audit.watermark, audit.daily_activity, audit.activity_total, audit.closed_day to audit_dba;
 grant select (prefix, workspace_id, name, role, created_at, expires_at, lifetime, revoked_at) on audit.api_key to audit_dba;
 grant select (prefix, key_prefix, opened_at, ends_at) on audit.page_session to audit_dba;
 grant execute on function
     audit.check(), audit.upkeep_status(), audit.list_keys(text), audit.retention_days(), audit.upkeep_is_late(), audit.entry_moment(uuid),
-    audit.day_start(date), audit.utc_day(timestamptz), audit.days_past_retention(), audit.watermark_holder(), audit.reading_bounds(),
+    audit.day_start(date), audit.utc_day(timestamptz), audit.days_past_retention(), audit.dropped_until(), audit.day_is_held(text), audit.watermark_holder(), audit.reading_bounds(),
     audit.reading_indexes(), audit.entry_words(text, text, jsonb, jsonb), audit.days_to_close(),
     audit.row_history(regclass, text), audit.row_history(text, text, text),
     audit.row_as_of(regclass, text, timestamptz), audit.row_as_of(text, text, text, timestamptz),
@@ -5560,10 +5885,13 @@ grant usage on type audit.table_span, audit.row_change to audit_dba;
 
 -- audit_maintainer: upkeep and keys; becomes audit_owner by SET ROLE for what functions cannot do.
 grant usage on schema audit to audit_maintainer;
-grant select on audit.day_partition, audit.tracked_table, audit.upkeep, audit.watermark, audit.closed_day to audit_maintainer;
+grant select on audit.day_partition, audit.tracked_table, audit.upkeep, audit.day_hold, audit.watermark, audit.closed_day
+    to audit_maintainer;
 grant execute on function
-    audit.take_upkeep_turn(), audit.maintain(), audit.advance_watermark(), audit.watermark_holder(),
-    audit.advance_counts(interval), audit.recount(), audit.days_to_close(), audit.close_day(text), audit.note_frozen(text), audit.prepare_days(), audit.drop_day(text, jsonb), audit.count_day(text), audit.days_past_retention(), audit.note_upkeep(text),
+    audit.take_upkeep_turn(), audit.maintain(), audit.prepare_days(integer, integer), audit.advance_watermark(), audit.watermark_holder(),
+    audit.advance_counts(interval), audit.recount(), audit.days_to_close(), audit.close_day(text), audit.note_frozen(text),
+    audit.drop_day(text, jsonb), audit.count_day(text), audit.days_past_retention(), audit.dropped_until(), audit.day_is_held(text),
+    audit.move_oldest_day(), audit.hold_day(date, text), audit.release_day(date), audit.note_upkeep(text),
     audit.follow_table(bigint, text), audit.check(), audit.upkeep_status(), audit.upkeep_is_late(), audit.retention_days(),
     audit.day_start(date), audit.utc_day(timestamptz),
     audit.create_key(text, bytea, text, text, text, timestamptz), audit.rotate_key(text, text, bytea, interval, timestamptz),
@@ -5582,7 +5910,7 @@ begin
     if exists (select from pg_catalog.pg_extension where extname = 'pg_daybook') then
         -- Not schema_version, which the script fills.
         -- Not the page's sessions: a parallel restore may bring them before their keys. Who was signed in signs in again.
-        foreach member in array array['audit.upkeep', 'audit.tracked_table', 'audit.api_key', 'audit.reading', 'audit.floor',
+        foreach member in array array['audit.upkeep', 'audit.day_hold', 'audit.tracked_table', 'audit.api_key', 'audit.reading', 'audit.floor',
                                           'audit.watermark', 'audit.daily_activity', 'audit.activity_total', 'audit.closed_day'] loop
             perform pg_catalog.pg_extension_config_dump(member::regclass, '');
         end loop;
