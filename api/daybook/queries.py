@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, M
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import msgspec
@@ -188,13 +188,17 @@ async def _reading(database: Database, reader: Reader) -> AsyncIterator[Connecti
         yield connection
 
 
-class Large(NamedTuple):
-    """A value too large to come with its row: `before` or `after` of an entry, or of the row of it at `place`."""
+class Large:
+    """A value too large to come with its row: `before` or `after` of an entry, or of the row of it at `place`.
 
-    column: str
-    entry_id: UUID
-    created_at: datetime
-    place: str | None = None
+    No tuple and no dataclass, which msgspec would write as it is.
+    """
+
+    def __init__(self, column: str, entry_id: UUID, created_at: datetime, place: str | None) -> None:
+        self.column = column
+        self.entry_id = entry_id
+        self.created_at = created_at
+        self.place = place
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +318,7 @@ async def _read_large(connection: Connection, large: Large) -> AsyncGenerator[by
               from {own if large.place is None else of_row} and created_at = %(created_at)s offset 0) as held
         cross join lateral generate_series(0, (octet_length(value) - 1) / {PIECE}) as number"""
     async with connection.cursor(name="pieces", binary=True) as cursor:
-        await cursor.execute(selecting.encode(), large._asdict())
+        await cursor.execute(selecting.encode(), vars(large))
         while row := await cursor.fetchone():
             yield row["piece"]
 
