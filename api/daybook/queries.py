@@ -201,6 +201,10 @@ class Large:
         self.place = place
 
 
+# An entry, and the first rows of a bulk one.
+Exported = tuple[Row, Sequence[Row]]
+
+
 @dataclass(frozen=True, slots=True)
 class Export:
     """All entries that meet the filters, in one snapshot: how many, and they themselves, newest first.
@@ -209,7 +213,7 @@ class Export:
     """
 
     count: int
-    entries: AsyncIterator[tuple[Row, Sequence[Row]]]
+    entries: AsyncIterator[Exported]
     read: Callable[[Large], AsyncGenerator[bytes, None]]
 
 
@@ -235,7 +239,7 @@ async def exporting(
 
 async def _exported(
     connection: Connection, filters: Mapping[str, Any], expand: frozenset[str], with_changes: bool
-) -> AsyncGenerator[tuple[Row, Sequence[Row]], None]:
+) -> AsyncGenerator[Exported, None]:
     columns = _columns(expand)
     names = [column.rpartition(" as ")[2] for column in columns.split(", ")]
     selecting = _without_large(f"{_entries(columns, filters)} order by created_at desc, id desc", names)
