@@ -5,7 +5,7 @@ It knows nothing of HTTP; rows leave it as the database gave them, stored JSON u
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -30,7 +30,11 @@ if TYPE_CHECKING:
 SHOWN_CHANGES = 20
 SHOWN_COLUMNS = 100
 SHOWN_CHARACTERS = 500
-EXPORTED_AT_ONCE = 200
+# What bounds an export's memory, whatever entries hold: rows fetched at once, bytes of a value that comes with its row,
+# and bytes of a piece of a larger one.
+EXPORTED_AT_ONCE = 100
+LARGEST_AT_ONCE = 32_768
+PIECE = 262_144
 
 # Where a day holds more entries than these, the page is looked for among its hours.
 MANY_A_DAY = 500
@@ -170,15 +174,33 @@ async def _reading(database: Database, reader: Reader) -> AsyncIterator[Connecti
         yield connection
 
 
+class Large:
+    """A value too large to come with its row: `before` or `after` of an entry, or of the row of it at `place`.
+
+    No tuple and no dataclass, which msgspec would write as it is.
+    """
+
+    def __init__(self, column: str, entry_id: UUID, created_at: datetime, place: str | None) -> None:
+        self.column = column
+        self.entry_id = entry_id
+        self.created_at = created_at
+        self.place = place
+
+
+# An entry, and the first rows of a bulk one.
+Exported = tuple[Row, Sequence[Row]]
+
+
 @dataclass(frozen=True, slots=True)
 class Export:
-    """All entries that meet the filters, in one snapshot: how many, and they themselves, newest first, in batches.
+    """All entries that meet the filters, in one snapshot: how many, and they themselves, newest first.
 
-    Each batch comes with the first rows of its bulk entries.
+    Each entry comes with the first rows of a bulk one. Where a value is Large, `read` gives its JSON piece by piece.
     """
 
     count: int
-    batches: AsyncIterator[tuple[Sequence[Row], Mapping[UUID, Sequence[Row]]]]
+    entries: AsyncIterator[Exported]
+    read: Callable[[Large], AsyncGenerator[bytes, None]]
 
 
 @asynccontextmanager
@@ -196,18 +218,98 @@ async def exporting(
         noted = {**_reader_values(reader), "filter": Jsonb(given, msgspec.json.encode), "row_count": count}
         async with database.noting() as noting:
             await noting.execute(f"select audit.note_export({_READER}, %(filter)s, %(row_count)s)".encode(), noted)
-        async with aclosing(_batches(connection, listing, values, with_changes)) as batches:
-            yield Export(count, batches)
+        async with aclosing(_exported(connection, listing, values, with_changes)) as entries:
+            yield Export(count, entries, lambda large: _read_large(connection, large))
 
 
-async def _batches(
+async def _exported(
     connection: Connection, listing: Listing, values: Mapping[str, Any], with_changes: bool
-) -> AsyncGenerator[tuple[Sequence[Row], Mapping[UUID, Sequence[Row]]], None]:
-    selecting = f"{_whole_entries(_columns(listing.expand), listing.filters)} order by created_at desc, id desc"
-    async with connection.cursor(name="export") as cursor:
+) -> AsyncGenerator[Exported, None]:
+    columns = _columns(listing.expand)
+    names = [column.rpartition(" as ")[2] for column in columns.split(", ")]
+    selecting = _without_large(f"{_whole_entries(columns, listing.filters)} order by created_at desc, id desc", names)
+    async with connection.cursor(name="entries") as cursor:
+        await cursor.execute(selecting.encode(), {**values, "largest": LARGEST_AT_ONCE})
+        while rows := await cursor.fetchmany(EXPORTED_AT_ONCE):
+            for row in rows:
+                _mark_large(row, row["id"])
+            async with aclosing(_exported_changes(connection, rows if with_changes else [])) as changes:
+                ahead = await anext(changes, None)
+                for row in rows:
+                    own = []
+                    while ahead is not None and ahead["entry_id"] == row["id"]:
+                        own.append(ahead)
+                        ahead = await anext(changes, None)
+                    yield row, own
+
+
+async def _exported_changes(connection: Connection, entries: Sequence[Row]) -> AsyncGenerator[Row, None]:
+    """The first rows of the bulk entries among these, in their order, one more of each than are shown."""
+    bulk = [(entry["id"], entry["created_at"]) for entry in entries if entry["row_count"] > 1]
+    if not bulk:
+        return
+    values = {
+        "ids": [entry_id for entry_id, _ in bulk],
+        "moments": [moment for _, moment in bulk],
+        "first": min(moment for _, moment in bulk),
+        "last": max(moment for _, moment in bulk),
+        "largest": LARGEST_AT_ONCE,
+    }
+    # Not the view: a row of a table without a key is known by its place alone.
+    first = f"""
+        select wanted.id as entry_id, wanted.moment as created_at, found.*
+        from unnest(%(ids)s::uuid[], %(moments)s::timestamptz[]) with ordinality as wanted (id, moment, number)
+        cross join lateral (
+            select {CHANGE_COLUMNS}, ctid as place
+            from audit.change
+            where created_at between %(first)s and %(last)s
+              and entry_id = wanted.id and created_at = wanted.moment
+            limit {SHOWN_CHANGES + 1}) as found
+        order by wanted.number, {", ".join(_ORDER_OF_CHANGES)}"""
+    selecting = _without_large(first, ["entry_id", "created_at", "place", *CHANGE_COLUMNS.split(", ")])
+    async with connection.cursor(name="changes") as cursor:
         await cursor.execute(selecting.encode(), values)
         while rows := await cursor.fetchmany(EXPORTED_AT_ONCE):
-            yield rows, await _first_changes(connection, rows) if with_changes else {}
+            for row in rows:
+                _mark_large(row, row["entry_id"])
+                yield row
+
+
+def _without_large(selecting: str, names: Sequence[str]) -> str:
+    """The same rows in the same order, with what is `largest` in bytes, or less, of `before` and `after`.
+
+    Whether one is larger is told by its size as it is stored where that is enough: most large ones are not read for it.
+    """
+    values = [name for name in ("before", "after") if name in names]
+    sizes = [f"pg_column_size({v}) > %(largest)s or octet_length({v}::text) > %(largest)s as large_{v}" for v in values]
+    kept = [f"case when not large_{name} then {name} end as {name}" if name in values else name for name in names]
+    large = [f"large_{name}" for name in values]
+    # Each size is computed once, after the order: OFFSET 0 keeps the parts from becoming one.
+    return f"""
+        select {", ".join(kept + large)}
+        from (select {", ".join(["*", *sizes])} from ({selecting}) as ordered offset 0) as sized"""
+
+
+def _mark_large(row: Row, entry_id: UUID) -> None:
+    for column in ("before", "after"):
+        if row.pop(f"large_{column}", None):
+            row[column] = Large(column, entry_id, row["created_at"], row.get("place"))
+
+
+async def _read_large(connection: Connection, large: Large) -> AsyncGenerator[bytes, None]:
+    """The JSON of a value, piece by piece; where a piece ends a character may be cut."""
+    own = "audit.timeline where id = %(entry_id)s"
+    of_row = "audit.change where entry_id = %(entry_id)s and ctid = %(place)s::tid"
+    # The value is made text once; the pieces come in the order of their numbers, of which each has one row to go by.
+    selecting = f"""
+        select substring(value from number * {PIECE} + 1 for {PIECE}) as piece
+        from (select convert_to({large.column}::text, 'UTF8') as value
+              from {own if large.place is None else of_row} and created_at = %(created_at)s offset 0) as held
+        cross join lateral generate_series(0, (octet_length(value) - 1) / {PIECE}) as number"""
+    async with connection.cursor(name="pieces", binary=True) as cursor:
+        await cursor.execute(selecting.encode(), vars(large))
+        while row := await cursor.fetchone():
+            yield row["piece"]
 
 
 async def find_entries(database: Database, reader: Reader, listing: Listing, *, for_page: bool = False) -> Found:

@@ -3,7 +3,8 @@
 They know no SQL; what a parameter means stands in parameters.py, what an answer looks like in answers.py.
 """
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
@@ -11,7 +12,6 @@ from typing import Annotated, Any, NamedTuple
 from uuid import UUID
 
 from anyio import CancelScope
-from anyio.lowlevel import checkpoint_if_cancelled
 from litestar import Request, Router, get
 from litestar.background_tasks import BackgroundTask
 from litestar.di import NamedDependency, Provide
@@ -25,9 +25,9 @@ from .answers import ENTRY_PATH, ChangePage, Entry, EntryPage, FacetPage, Health
 from .authentication import Authentication
 from .credentials import Reader, Visitor
 from .database import Database, Row
-from .errors import Unreadable
-from .exports import CSV_EXPANSIONS, write_csv, write_ndjson
-from .front import WITHOUT_BODY
+from .errors import Refusal, Unreadable
+from .exports import CSV_EXPANSIONS, Pieces, compress, takes_gzip, write_csv, write_ndjson
+from .front import CUT_SHORT, WITHOUT_BODY
 from .openapi import (
     HEALTH,
     HEALTH_REFUSALS,
@@ -59,7 +59,6 @@ class Asked(NamedTuple):
 
 
 AnyRequest = Request[Any, Any, Any]
-Pieces = AsyncGenerator[bytes, None]
 Writer = Callable[[queries.Export], Pieces]
 TheDatabase = NamedDependency[SkipValidation[Database]]
 TheSettings = NamedDependency[SkipValidation[Settings]]
@@ -229,27 +228,48 @@ async def _export(
 
 async def _streamed(request: AnyRequest, export: Pieces, name: str) -> Stream:
     """The answer with an export whose refusals have been raised by now; a HEAD begins none."""
-    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    headers = {"Content-Disposition": f'attachment; filename="{name}"', "Vary": "Accept-Encoding"}
+    gzip = takes_gzip(request.scope["headers"])
+    if gzip:
+        headers["Content-Encoding"] = "gzip"
     if request.scope.get(WITHOUT_BODY):
         return Stream(_nothing(), headers=headers)
     await anext(export)
+    pieces = compress(export) if gzip else export
     # Not left to the garbage collector: a client that goes away frees the connection at once.
-    return Stream(_undisturbed(export), headers=headers, background=BackgroundTask(_end, export))
+    return Stream(_undisturbed(pieces, request.scope), headers=headers, background=BackgroundTask(_end, pieces, export))
 
 
-async def _undisturbed(export: Pieces) -> Pieces:
-    """The pieces of an export: a client that goes away interrupts no query, but none follows that one."""
+async def _undisturbed(pieces: Pieces, scope: HTTPScope) -> Pieces:
+    """The pieces of an export, each made by a task of its own, which is cancelled when the client goes away.
+
+    Cancelled once, it has its query ended by the server and the connection closed; a cancel scope would interrupt that
+    too. An export that cannot go on ends the client's connection before its last chunk (RFC 9112, 8).
+    """
+    cut_short: Any = (scope.get("extensions") or {}).get(CUT_SHORT)
     while True:
-        with CancelScope(shield=True):
-            piece = await anext(export, None)
+        making = asyncio.ensure_future(anext(pieces, None))
+        try:
+            piece = await asyncio.shield(making)
+        except asyncio.CancelledError:
+            making.cancel()
+            with CancelScope(shield=True):
+                await asyncio.wait([making])
+            raise
+        except Refusal:
+            if cut_short is None:
+                raise
+            cut_short["now"]()
+            # What follows on a lost connection cancels this.
+            piece = await asyncio.get_running_loop().create_future()
         if piece is None:
             return
-        await checkpoint_if_cancelled()
         yield piece
 
 
-async def _end(export: Pieces) -> None:
-    await export.aclose()
+async def _end(*generators: Pieces) -> None:
+    for generator in generators:
+        await generator.aclose()
 
 
 async def _nothing() -> Pieces:
