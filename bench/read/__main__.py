@@ -6,11 +6,23 @@ It must not assert anything.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from . import generate
+import psycopg
+
+from daybook import keys
+
+from . import floor, generate, measure, plans
+from .contents import LARGEST
+from .generate import Log
+from .measure import Target
+from .questions import questions
+from .serving import App, served
+
+PARTS = ("requests", "floor")
 
 
 def main() -> None:
@@ -19,13 +31,46 @@ def main() -> None:
     parser.add_argument("--postgres", type=int, metavar="VERSION", help="major version of the server (newest)")
     parser.add_argument("--small", type=int, default=200_000, metavar="N", help="entries of the small log (200000)")
     parser.add_argument("--large", type=int, default=20_000_000, metavar="N", help="entries of the large (20000000)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds in which all take turns (5)")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="keep the logs there, and use those that are there")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS))
     options = parser.parse_args()
     with ExitStack() as stack:
         folder = options.data or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pg-daybook-bench-")))
         generate.prepare_folder(folder)
-        for entries in (options.small, options.large):
+        logs = [
             stack.enter_context(generate.ready(folder, entries, options.postgres))
+            for entries in dict.fromkeys((options.small, options.large))
+        ]
+        apps = [stack.enter_context(served(log.reader_url, new_key(log))) for log in logs]
+        print(f"\nPostgreSQL {logs[0].cluster.server.version}, {options.rounds} rounds\n", flush=True)
+        if "requests" in options.only:
+            asyncio.run(measure_requests(logs, apps, options.rounds))
+        if "floor" in options.only:
+            print()
+            asyncio.run(floor.compare(logs, apps, options.rounds))
+
+
+def new_key(log: Log) -> str:
+    """A key of the largest workspace's administrator."""
+    with psycopg.connect(log.url) as connection:
+        return keys.create_key(connection, LARGEST, "bench", "admin")
+
+
+async def measure_requests(logs: list[Log], apps: list[App], rounds: int) -> None:
+    """Print how long each request takes, and which partitions it touches."""
+    smallest = min(log.entries for log in logs)
+    targets = [
+        Target(f"{log.entries:,}", log, app, await questions(app, log.entries, smallest, log.planted))
+        for log, app in zip(logs, apps, strict=True)
+    ]
+    touched = {
+        (question, target.name): found
+        for target in targets
+        for question, found in (await plans.touched(target.log.reader_url, target.app.key, target.questions)).items()
+    }
+    measured = await measure.measure(targets, rounds)
+    measure.print_table(targets, measured, touched)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ SETTINGS: dict[str, str | int] = {
     "max_wal_size": "8GB",
     "checkpoint_timeout": "1h",
     "autovacuum": "off",
-    "max_connections": 60,
+    "max_connections": 200,
 }
 
 
