@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import shutil
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,14 +16,14 @@ import psycopg
 
 from daybook import keys
 
-from . import floor, generate, measure, plans
+from . import export, floor, generate, measure, plans, writes
 from .contents import LARGEST
 from .generate import Log
 from .measure import Target
 from .questions import questions
 from .serving import App, served
 
-PARTS = ("requests", "floor")
+PARTS = ("requests", "floor", "export", "writes")
 
 
 def main() -> None:
@@ -33,11 +34,18 @@ def main() -> None:
     parser.add_argument("--large", type=int, default=20_000_000, metavar="N", help="entries of the large (20000000)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds in which all take turns (5)")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="keep the logs there, and use those that are there")
+    parser.add_argument("--keep", action="store_true", help="keep the logs where no folder was given, too")
+    parser.add_argument("--whole-export", action="store_true", help="export the large log whole, not a part of it")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS))
     options = parser.parse_args()
     with ExitStack() as stack:
-        folder = options.data or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pg-daybook-bench-")))
+        folder = options.data
+        if folder is None:
+            folder = Path(tempfile.mkdtemp(prefix="pg-daybook-bench-"))
+            if not options.keep:
+                stack.callback(shutil.rmtree, folder)
         generate.prepare_folder(folder)
+        print(f"The logs are in {folder}", flush=True)
         logs = [
             stack.enter_context(generate.ready(folder, entries, options.postgres))
             for entries in dict.fromkeys((options.small, options.large))
@@ -49,6 +57,12 @@ def main() -> None:
         if "floor" in options.only:
             print()
             asyncio.run(floor.compare(logs, apps, options.rounds))
+        if "export" in options.only:
+            print()
+            export.compare(logs, apps, options.rounds, whole=options.whole_export)
+        if "writes" in options.only:
+            print()
+            writes.compare(logs, apps, options.rounds)
 
 
 def new_key(log: Log) -> str:
