@@ -72,13 +72,14 @@ async def compare(logs: list[Log], apps: list[App], rounds: int) -> None:
     print("| log | server of the first page | clients | requests/s | of the floor | app CPU, µs | backend CPU, µs |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
     for log, app in zip(logs, apps, strict=True):
+        if (status := (await ask_once(app, WORKSPACE)).status) != 200:
+            print(f"| {log.entries:,} | the app answered {status} | | | | | |", flush=True)
+            continue
         with ExitStack() as stack:
             servers = {
                 name: app if way == "0" else stack.enter_context(one_of_these(log, app.key, way))
                 for name, way in SERVERS.items()
             }
-            for server in servers.values():
-                assert (await ask_once(server, WORKSPACE)).status == 200
             speeds = await measure(log, servers, rounds)
         for clients in CLIENTS:
             whole = median(speeds["floor", clients].rates)

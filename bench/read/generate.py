@@ -78,12 +78,15 @@ class Facts:
 
 
 @contextmanager
-def ready(folder: Path, entries: int, version: int | None) -> Iterator[Log]:
-    """A log of so many entries in the folder: the one that is there when it still serves, else a new one."""
+def ready(folder: Path, entries: int, version: int | None, *, as_it_is: bool = False) -> Iterator[Log]:
+    """A log of so many entries in the folder: the one that is there when it still serves, else a new one.
+
+    `as_it_is` takes the one that is there although it was made with another version of sql/.
+    """
     server = find_server(version)
     home = folder / f"{entries}-on-{server.version}"
     facts = read_facts(home)
-    if facts is None or facts.sql != digest_of_sql() or days_since(facts) > SERVES_FOR:
+    if facts is None or (facts.sql != digest_of_sql() and not as_it_is) or days_since(facts) > SERVES_FOR:
         if facts is not None:
             print(f"{home}: of another version of sql/, or too old; made anew", flush=True)
         shutil.rmtree(home, ignore_errors=True)

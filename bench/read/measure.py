@@ -17,8 +17,6 @@ from .questions import Questions
 from .serving import Answer, App, ask_for, ask_once
 
 CLIENTS = (1, 16)
-# Seconds for which each request is asked in a round, by a log and number of clients.
-TURN = 0.4
 # An answer that took longer in the first round is asked for once a round by one client, and by many in the first only.
 SLOW = 1.0
 
@@ -60,8 +58,8 @@ class Times:
 Measured = dict[tuple[str, int, str], Times]
 
 
-async def measure(targets: Sequence[Target], rounds: int) -> Measured:
-    """The times of each (request, number of clients, log)."""
+async def measure(targets: Sequence[Target], rounds: int, turn: float) -> Measured:
+    """The times of each (request, number of clients, log); each is asked for `turn` seconds in a round."""
     measured: Measured = defaultdict(Times)
     slow: set[tuple[str, str]] = set()
     for target in targets:
@@ -78,7 +76,7 @@ async def measure(targets: Sequence[Target], rounds: int) -> Measured:
                     is_slow = (question, target.name) in slow
                     if path is None or (is_slow and clients > 1 and number > 0):
                         continue
-                    answers = await ask_for(target.app, path, clients, 0 if is_slow else TURN)
+                    answers = await ask_for(target.app, path, clients, 0 if is_slow else turn)
                     measured[key].add(answers)
                     if clients == 1 and measured[key].p50[-1] > SLOW * 1000:
                         slow.add((question, target.name))

@@ -38,7 +38,7 @@ def compare(logs: Iterable[Log], apps: Iterable[App], rounds: int) -> None:
         with psycopg.connect(log.url, autocommit=True) as connection:
             prepare(connection)
             for number in range(rounds + 1):
-                for readers, found in costs.items():
+                for readers, found in costs.items() if number % 2 else reversed(costs.items()):
                     with reading(app, readers, [WORKSPACE, of(event=COMMON_EVENT), of(days=1)]) as answered:
                         cost = write(connection, f"state {number}", answered)
                     if number:
