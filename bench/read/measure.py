@@ -38,6 +38,7 @@ class Times:
     p50: list[float] = field(default_factory=list)
     p99: list[float] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)
+    found: str = "-"
 
     def add(self, answers: Sequence[Answer]) -> None:
         """Add a round."""
@@ -63,8 +64,10 @@ async def measure(targets: Sequence[Target], rounds: int, turn: float) -> Measur
     measured: Measured = defaultdict(Times)
     slow: set[tuple[str, str]] = set()
     for target in targets:
-        for asked in filter(None, target.questions.values()):
-            await ask_once(target.app, asked)
+        for question, asked in target.questions.items():
+            if asked is not None:
+                count = (await ask_once(target.app, asked)).json().get("count")
+                measured[question, 1, target.name].found = "-" if count is None else f"{count:,}"
     for number in range(rounds):
         # Who is first in one round is last in the next.
         turns = list(targets) if number % 2 == 0 else list(reversed(targets))
@@ -87,13 +90,13 @@ def print_table(targets: Sequence[Target], measured: Measured, plans: dict[tuple
     """Print what was measured, with the partitions that each request's plans name and read."""
     names = [target.name for target in targets]
     columns = list(chain.from_iterable([f"{name}, {clients}" for name in names] + ["ratio"] for clients in CLIENTS))
-    heads = ["request", *columns, *(f"partitions, {name}" for name in names)]
+    heads = ["request", *(f"found in {name}" for name in names), *columns, *(f"partitions, {name}" for name in names)]
     print("| " + " | ".join(heads) + " |")
     print("| --- |" + " ---: |" * (len(heads) - 1))
     for question in targets[0].questions:
-        cells = [question]
+        cells = [question, *(measured[question, 1, name].found for name in names)]
         for clients in CLIENTS:
-            times = [measured.get((question, clients, name), Times()) for name in names]
+            times = [measured[question, clients, name] for name in names]
             cells += [*map(str, times), ratio(times[0], times[-1])]
         cells += [str(plans.get((question, name)) or "-") for name in names]
         print("| " + " | ".join(cells) + " |", flush=True)
