@@ -26,6 +26,7 @@ from .questions import questions
 from .serving import App, served
 
 PARTS = ("requests", "floor", "export", "writes")
+NOTHING = "nothing"
 
 
 def main() -> None:
@@ -40,7 +41,14 @@ def main() -> None:
     parser.add_argument("--as-it-is", action="store_true", help="use logs that were made with another version of sql/")
     parser.add_argument("--keep", action="store_true", help="keep the logs where no folder was given, too")
     parser.add_argument("--whole-export", action="store_true", help="export the large log whole, not a part of it")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS))
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=(*PARTS, NOTHING),
+        default=PARTS,
+        metavar="PART",
+        help=f"{', '.join(PARTS)}; {NOTHING} only makes the logs ready",
+    )
     options = parser.parse_args()
     # Servers and folders are cleared away however the run ends.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
