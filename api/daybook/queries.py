@@ -404,7 +404,7 @@ async def find_step(database: Database, reader: Reader, listing: Listing, positi
         if are_counted(listing.filters):
             activity = await _activity(connection, replace(listing, lower=lower, upper=upper))
             until = counts.oldest_until(counts.stretches(lower, upper, activity), listing.page_size + 1)
-        columns = "id, created_at" if "q" in listing.filters else "*"
+        columns = "entry.*" if "q" in listing.filters else "*"
         selecting = f"""
             select {_columns(listing.expand)}
             from ({_whole_entries(columns, listing.filters)}) as entry
