@@ -280,9 +280,7 @@ begin
     end if;
 
     -- Below the oldest partition no entry could be stored: a clock that steps back must not get there.
-    perform setval('audit.floor', greatest(
-        (select last_value from audit.floor),
-        (select (extract(epoch from min(lower_bound)) * 1000000)::bigint from audit.day_partition where not is_beyond)));
+    perform audit.raise_floor((select min(lower_bound) from audit.day_partition where not is_beyond));
     return greatest(days_made, 0);
 end
 $function$;

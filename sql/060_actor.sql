@@ -181,11 +181,14 @@ create function audit.write_moment()
     set search_path = pg_catalog, pg_temp
 as $function$
 begin
-    return greatest(clock_timestamp(), timestamptz '1970-01-01 00:00:00+00'
-                    + (select last_value from audit.floor) * interval '1 microsecond');
+    -- The transaction id comes first: the watermark waits for the ids that were taken before a floor was seen.
+    return case when pg_current_xact_id() is not null
+        then greatest(clock_timestamp(), timestamptz '1970-01-01 00:00:00+00'
+                      + (select last_value from audit.floor) * interval '1 microsecond') end;
 end
 $function$;
-comment on function audit.write_moment() is 'The created_at of an entry written now: the clock, never below audit.floor.';
+comment on function audit.write_moment() is
+    'The created_at of an entry written now: the clock, never below audit.floor. Takes a transaction id first.';
 
 create function audit.insert_event(
     event text, resource_type text, resource_id text, resource_name text, workspace_id text, details jsonb)

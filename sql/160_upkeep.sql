@@ -72,10 +72,31 @@ declare
     day_name text;
     tracked_id bigint;
     detail text;
+    counted_until timestamptz;
+    day_closed text;
+    step text;
 begin
     if not audit.take_upkeep_turn() then
         return jsonb_build_object('ran', false);
     end if;
+    -- One step a run: the next one takes another transaction.
+    begin
+        perform audit.advance_watermark();
+        loop
+            step := counted_until;
+            counted_until := audit.advance_counts();
+            exit when counted_until::text is not distinct from step;
+        end loop;
+        -- One day a run: whatever is made here stays locked until the end.
+        select d.day_name into day_closed from audit.days_to_close() d limit 1;
+        while day_closed is not null loop
+            step := audit.close_day(day_closed);
+            exit when step is null or step = 'closed';
+        end loop;
+    exception when others then
+        day_closed := null;
+        problems := problems || format('watermark, counts, closing: %s', sqlerrm);
+    end;
     -- What takes long comes before what takes locks: these are held until the transaction ends.
     for tracked_id in select id from audit.tracked_table order by id loop
         begin
@@ -113,11 +134,12 @@ begin
     perform audit.move_oldest_day();
     perform audit.note_upkeep(nullif(array_to_string(problems, '; '), ''));
     return jsonb_build_object('ran', true, 'days_made', days_made, 'days_dropped', to_jsonb(days_dropped),
+                              'days_closed', to_jsonb(array_remove(array[day_closed], null)),
                               'functions_compiled', compiled, 'problem', nullif(array_to_string(problems, '; '), ''));
 end
 $function$;
 comment on function audit.maintain() is
-    'Makes days ahead, drops days past retention, compiles stale capture functions. One transaction; several at once are safe, one works. Differs from "daybook maintain": it drops days under a short lock on the log instead of detaching them concurrently. Returns what it did.';
+    'Makes days ahead, drops days past retention, compiles stale capture functions. One transaction; several at once are safe, one works. Moves the watermark on, counts, closes a day. Differs from "daybook maintain": it drops days under a short lock on the log instead of detaching them concurrently, closes one day a run, freezes none, and the watermark lags by a run. Returns what it did.';
 
 create function audit.upkeep_is_late()
     returns boolean
@@ -150,9 +172,13 @@ begin atomic
         'oldest_day', (select min(audit.utc_day(lower_bound)) from audit.day_partition where log_table = 'entry' and not is_beyond),
         'retention_days', u.retention_days,
         'days_held', (select coalesce(jsonb_agg(h.day order by h.day), '[]') from audit.day_hold h),
+        'watermark', (select moment from audit.watermark),
+        'watermark_held_by', audit.watermark_holder(),
+        'counted_until', (select w.counted_until from audit.watermark w),
+        'days_to_close', (select count(*) from audit.days_to_close()),
         'entries_beyond', (select count(*) from audit.entry e
                            where e.created_at >= (select lower_bound from audit.day_partition where log_table = 'entry' and is_beyond)))
     from audit.upkeep u;
 end;
 comment on function audit.upkeep_status() is
-    'The state of upkeep as one object: version, last_run_at, last_problem, is_late, prepared_until (last day that stands ready), oldest_day, retention_days, days_held (the days on hold), entries_beyond (entries past the prepared days).';
+    'The state of upkeep as one object: version, last_run_at, last_problem, is_late, prepared_until (last day that stands ready), oldest_day, retention_days, days_held (the days on hold), watermark, watermark_held_by, counted_until, days_to_close, entries_beyond (entries past the prepared days).';

@@ -31,7 +31,7 @@ begin
           and not (installer_is_superuser and p.proname in (
               'refuse_alteration', 'guard_alteration', 'guard_rewrite', 'guard_drop', 'create_event_triggers', 'admit_to_schema',
               'keep_lookups', 'lookup_body', 'lookup_name', 'find_lookup', 'lookups_run_as_owner', 'runs_code_when_read',
-              'runs_code_when_read_sql', 'compares_without_casts', 'text_sql', 'base_type', 'is_core_type'))
+              'runs_code_when_read_sql', 'compares_without_casts', 'text_sql', 'base_type', 'is_core_type', 'entry_words'))
     loop
         execute format('alter function %s owner to audit_owner', item.name);
     end loop;
@@ -41,6 +41,7 @@ begin
     alter type audit.table_span owner to audit_owner;
     alter type audit.row_change owner to audit_owner;
     alter type audit.reader owner to audit_owner;
+    alter type audit.search_hit owner to audit_owner;
 end
 $owners$;
 
@@ -49,26 +50,35 @@ revoke all on schema audit from public;
 revoke all on all tables in schema audit from public;
 revoke all on all sequences in schema audit from public;
 revoke all on all functions in schema audit from public;
-revoke all on type audit.actor_context, audit.lookup, audit.reader, audit.row_column, audit.table_span, audit.row_change from public;
+revoke all on type audit.actor_context, audit.lookup, audit.reader, audit.row_column, audit.table_span, audit.row_change,
+    audit.search_hit from public;
 
 -- audit_owner: puts the refusal of alterations on new days, lets the owners of tracked tables in, has lookups made.
 grant execute on function
     audit.refuse_alteration(), audit.admit_to_schema(name), audit.keep_lookups(bigint, oid, text[]), audit.lookup_body(oid, text),
     audit.lookup_name(bigint, text), audit.find_lookup(oid, text), audit.lookups_run_as_owner(), audit.runs_code_when_read(oid),
     audit.runs_code_when_read_sql(text, boolean), audit.compares_without_casts(oid, oid, oid), audit.text_sql(text, oid),
-    audit.base_type(oid), audit.is_core_type(oid)
+    audit.base_type(oid), audit.is_core_type(oid), audit.entry_words(text, text, jsonb, jsonb)
     to audit_owner;
 
 -- Row-level security: enabled, not forced (forced, capture itself would fail). The workspace is the one that the reader's own
 -- transaction names, read once for a query: as a bare call it would be made for each row.
 alter table audit.entry enable row level security;
 alter table audit.change enable row level security;
+alter table audit.daily_activity enable row level security;
+alter table audit.activity_total enable row level security;
 create policy reader_sees_own_workspace on audit.entry for select to audit_reader
     using (workspace_id = (select current_setting('audit.reader_workspace', true)));
 create policy reader_sees_own_workspace on audit.change for select to audit_reader
     using (workspace_id = (select current_setting('audit.reader_workspace', true)));
+create policy reader_sees_own_workspace on audit.daily_activity for select to audit_reader
+    using (workspace_id = (select current_setting('audit.reader_workspace', true)));
+create policy reader_sees_own_workspace on audit.activity_total for select to audit_reader
+    using (workspace_id = (select current_setting('audit.reader_workspace', true)));
 create policy dba_sees_everything on audit.entry for select to audit_dba using (true);
 create policy dba_sees_everything on audit.change for select to audit_dba using (true);
+create policy dba_sees_everything on audit.daily_activity for select to audit_dba using (true);
+create policy dba_sees_everything on audit.activity_total for select to audit_dba using (true);
 create policy capture_inserts on audit.entry for insert to audit_capture with check (true);
 create policy capture_inserts on audit.change for insert to audit_capture with check (true);
 
@@ -104,24 +114,29 @@ grant usage on type audit.lookup to audit_writer;
 
 -- audit_reader: the REST app, in the workspace named in its transaction.
 grant usage on schema audit to audit_reader;
-grant select on audit.entry, audit.change, audit.timeline, audit.timeline_change to audit_reader;
+grant select on audit.entry, audit.change, audit.timeline, audit.timeline_change, audit.daily_activity, audit.activity_total
+    to audit_reader;
 grant execute on function
     audit.find_key(text, bytea), audit.find_session(text, bytea), audit.open_session(text, bytea, text, bytea),
     audit.close_session(text, bytea), audit.reading_is_noted(text, text), audit.note_reading(audit.reader),
     audit.note_export(audit.reader, jsonb, bigint), audit.note_denied_write(audit.reader, text, text),
-    audit.retention_days(), audit.upkeep_is_late(), audit.entry_moment(uuid)
+    audit.retention_days(), audit.upkeep_is_late(), audit.entry_moment(uuid), audit.reading_bounds(),
+    audit.search(text, timestamptz, timestamptz)
     to audit_reader;
-grant usage on type audit.reader to audit_reader;
+grant usage on type audit.reader, audit.search_hit to audit_reader;
 
 -- audit_dba: reads everything, partitions included (granted where they are made), save the digests of keys.
 grant usage on schema audit to audit_dba;
 grant select on audit.entry, audit.change, audit.timeline, audit.timeline_change, audit.day_partition,
-    audit.tracked_table, audit.rewritten_table, audit.upkeep, audit.day_hold, audit.reading, audit.schema_version, audit.floor to audit_dba;
+    audit.tracked_table, audit.rewritten_table, audit.upkeep, audit.day_hold, audit.reading, audit.schema_version, audit.floor,
+    audit.watermark, audit.daily_activity, audit.activity_total, audit.closed_day to audit_dba;
 grant select (prefix, workspace_id, name, role, created_at, expires_at, lifetime, revoked_at) on audit.api_key to audit_dba;
 grant select (prefix, key_prefix, opened_at, ends_at) on audit.page_session to audit_dba;
 grant execute on function
     audit.check(), audit.upkeep_status(), audit.list_keys(text), audit.retention_days(), audit.upkeep_is_late(), audit.entry_moment(uuid),
     audit.day_start(date), audit.utc_day(timestamptz), audit.days_past_retention(), audit.dropped_until(), audit.day_is_held(text),
+    audit.watermark_holder(), audit.reading_bounds(),
+    audit.reading_indexes(), audit.entry_words(text, text, jsonb, jsonb), audit.days_to_close(),
     audit.row_history(regclass, text), audit.row_history(text, text, text),
     audit.row_as_of(regclass, text, timestamptz), audit.row_as_of(text, text, text, timestamptz),
     audit.row_image(audit.table_span[], text, timestamptz, boolean), audit.row_changes(audit.table_span[], text),
@@ -132,10 +147,12 @@ grant usage on type audit.table_span, audit.row_change to audit_dba;
 
 -- audit_maintainer: upkeep and keys; becomes audit_owner by SET ROLE for what functions cannot do.
 grant usage on schema audit to audit_maintainer;
-grant select on audit.day_partition, audit.tracked_table, audit.upkeep, audit.day_hold to audit_maintainer;
+grant select on audit.day_partition, audit.tracked_table, audit.upkeep, audit.day_hold, audit.watermark, audit.closed_day to audit_maintainer;
 grant execute on function
-    audit.take_upkeep_turn(), audit.maintain(), audit.prepare_days(integer, integer), audit.drop_day(text, jsonb), audit.count_day(text),
-    audit.days_past_retention(), audit.dropped_until(), audit.day_is_held(text), audit.move_oldest_day(), audit.hold_day(date, text), audit.release_day(date), audit.note_upkeep(text),
+    audit.take_upkeep_turn(), audit.maintain(), audit.advance_watermark(), audit.watermark_holder(),
+    audit.advance_counts(interval), audit.recount(), audit.days_to_close(), audit.close_day(text), audit.note_frozen(text),
+    audit.prepare_days(integer, integer), audit.drop_day(text, jsonb), audit.count_day(text), audit.days_past_retention(),
+    audit.dropped_until(), audit.day_is_held(text), audit.move_oldest_day(), audit.hold_day(date, text), audit.release_day(date), audit.note_upkeep(text),
     audit.follow_table(bigint, text), audit.check(), audit.upkeep_status(), audit.upkeep_is_late(), audit.retention_days(),
     audit.day_start(date), audit.utc_day(timestamptz),
     audit.create_key(text, bytea, text, text, text, timestamptz), audit.rotate_key(text, text, bytea, interval, timestamptz),

@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -229,11 +229,11 @@ def _maintain(options: argparse.Namespace) -> int:
     while not stop.is_set():
         look_for_stale = time.monotonic() >= next_look
         try:
-            run = upkeep.maintain(settings.conninfo, look_for_stale)
+            run = upkeep.maintain(settings.conninfo, look_for_stale, in_service=True)
             if look_for_stale:
                 next_look = time.monotonic() + STALE_AFTER
             problem = run.problem
-            if run.days_made or run.days_dropped or run.functions_compiled or options.json:
+            if run.days_made or run.days_closed or run.days_dropped or run.functions_compiled or options.json:
                 _tell_run(run, options.json)
         except psycopg.OperationalError as error:
             # A database that restarts is no reason to end a service.
@@ -252,7 +252,8 @@ def _tell_run(run: upkeep.Run, as_json: bool) -> None:
         _tell("another run of upkeep is at work")
     else:
         _tell(
-            f"days made: {run.days_made}; days dropped: {', '.join(run.days_dropped) or 'none'};"
+            f"days made: {run.days_made}; days closed: {', '.join(run.days_closed) or 'none'};"
+            f" days dropped: {', '.join(run.days_dropped) or 'none'};"
             f" functions compiled: {run.functions_compiled}" + (f"; {run.problem}" if run.problem else "")
         )
 
@@ -275,11 +276,22 @@ def _status_lines(state: upkeep.Status) -> Iterator[str]:
     yield f"retention        {state.retention_days} days"
     yield f"days on hold     {', '.join(state.days_held) or 'none'}"
     yield f"entries beyond   {state.entries_beyond}"
+    yield f"watermark        {state.watermark or 'none'}{_holder(state.watermark_held_by)}"
+    yield f"counted until    {state.counted_until or 'nothing'}"
+    yield f"days to close    {state.days_to_close}"
     yield f"tracked tables   {len(state.tracked_tables)}"
     for table in state.tracked_tables:
         yield f"  {table.table} ({table.kind}): {'well' if not table.findings else ''}".rstrip()
         yield from _finding_lines(table.findings, "    ")
     yield from _finding_lines(state.findings, "  ")
+
+
+def _holder(holder: Mapping[str, object] | None) -> str:
+    if holder is None:
+        return ""
+    who = f"prepared transaction {holder['prepared']}" if holder["prepared"] else f"process {holder['process']}"
+    application = f" ({holder['application']})" if holder["application"] else ""
+    return f", held back by {who} of {holder['user']} in database {holder['database']}{application}"
 
 
 def _finding_lines(findings: Sequence[upkeep.Finding], margin: str) -> Iterator[str]:

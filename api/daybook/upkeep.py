@@ -1,4 +1,4 @@
-"""Upkeep makes days ahead, drops days past retention and compiles what went stale; status says how it stands.
+"""Upkeep makes, closes and drops days, moves the watermark, counts, compiles what went stale; status tells of it.
 
 It must not hold a lock that a writer waits for longer than LOCK_TIMEOUT.
 """
@@ -20,6 +20,8 @@ LOCK_TIMEOUT = "100ms"
 LOCK_ATTEMPTS = 20
 # Days made under one lock: each takes some milliseconds.
 MOST_DAYS = 3
+# A service counts stretches of this length at least; reading counts the rest by itself.
+COUNTED_IN_SERVICE = "1 minute"
 # Waiting for readers of a day that is detached concurrently holds nobody up. What a run before could not finish is
 # tried for less long: the rest of upkeep waits its turn.
 DETACH_TIMEOUT = "10s"
@@ -34,6 +36,7 @@ class Run:
 
     ran: bool = True
     days_made: int = 0
+    days_closed: list[str] = field(default_factory=list)
     days_dropped: list[str] = field(default_factory=list)
     functions_compiled: int = 0
     problem: str | None = None
@@ -78,6 +81,10 @@ class Status:
     oldest_day: str | None
     retention_days: int
     days_held: list[str]
+    watermark: datetime | None
+    watermark_held_by: dict[str, Any] | None
+    counted_until: datetime | None
+    days_to_close: int
     entries_beyond: int
     tracked_tables: list[TrackedTable]
     findings: list[Finding]
@@ -94,7 +101,7 @@ class Status:
         """Return the status as the object that `status --json` prints."""
         return {
             **{name: getattr(self, name) for name in self.__slots__ if name not in ("tracked_tables", "findings")},
-            "last_run_at": self.last_run_at and self.last_run_at.isoformat(),
+            **{name: _isoformat(getattr(self, name)) for name in ("last_run_at", "watermark", "counted_until")},
             "tracked_tables": [
                 {"table": table.table, "kind": table.kind, "findings": [row._asdict() for row in table.findings]}
                 for table in self.tracked_tables
@@ -104,13 +111,18 @@ class Status:
         }
 
 
-def maintain(conninfo: str, look_for_stale: bool = True) -> Run:
+def _isoformat(moment: datetime | None) -> str | None:
+    return moment.isoformat() if moment else None
+
+
+def maintain(conninfo: str, look_for_stale: bool = True, *, in_service: bool = False) -> Run:
     """Do one run of upkeep, each step in a transaction of its own. Several at once are safe: one works.
 
-    `look_for_stale` compares every capture function with its table, which takes some milliseconds for each: a service
-    that runs every second asks for it once a minute. The login is a member of audit_maintainer, or a superuser. Raises
-    psycopg.OperationalError when the database cannot be reached and psycopg.errors.InsufficientPrivilege when the
-    login may not.
+    `look_for_stale` compares every capture function with its table, which takes some milliseconds for each, and freezes
+    closed days: a service that runs every second asks for it once a minute. `in_service` leaves what takes long to the
+    runs that follow, so that the watermark moves on: one step of closing, counts once a minute. The login is a member
+    of audit_maintainer, or a superuser. Raises psycopg.OperationalError when the database cannot be reached and
+    psycopg.errors.InsufficientPrivilege when the login may not.
     """
     # The turn is held by a transaction of its own: not every step can be taken in one.
     with connect(conninfo) as holder, connect(conninfo, autocommit=True) as connection:
@@ -119,6 +131,10 @@ def maintain(conninfo: str, look_for_stale: bool = True) -> Run:
             return Run(ran=False)
         run = Run()
         _prepare_days(connection, run)
+        _advance(connection, run, COUNTED_IN_SERVICE if in_service else "0")
+        _close_days(connection, run, only_one_step=in_service)
+        if look_for_stale:
+            _freeze_days(connection, run)
         _drop_days(connection, run)
         # After the drops, which go by what was committed before: whoever reads by the bound that was loses no day.
         connection.execute("select audit.move_oldest_day()")
@@ -139,6 +155,68 @@ def _prepare_days(connection: Connection[Any], run: Run) -> None:
         run.meet("days ahead: the log was busy; the next run tries again")
     except psycopg.errors.DatabaseError as error:
         run.meet(f"days ahead: {_sentence(connection, error)}")
+
+
+def _advance(connection: Connection[Any], run: Run, at_least: str) -> None:
+    """Move the watermark and the counts on; `at_least` is the stretch that is worth counting."""
+    _set_lock_timeout(connection, LOCK_TIMEOUT)
+    try:
+        # The first call sets a floor, the second, when no older transaction is open, publishes it.
+        for _ in range(2):
+            connection.execute("select audit.advance_watermark()")
+        counted, before = _counted_until(connection, at_least), None
+        while counted != before:
+            counted, before = _counted_until(connection, at_least), counted
+    except psycopg.errors.DatabaseError as error:
+        run.meet(f"watermark and counts: {_sentence(connection, error)}")
+
+
+def _counted_until(connection: Connection[Any], at_least: str) -> datetime | None:
+    row = connection.execute("select audit.advance_counts(%s::interval)", [at_least]).fetchone()
+    return row[0] if row else None
+
+
+def _close_days(connection: Connection[Any], run: Run, *, only_one_step: bool) -> None:
+    _set_lock_timeout(connection, LOCK_TIMEOUT)
+    for (day,) in connection.execute("select day_name from audit.days_to_close()").fetchall():
+        try:
+            step = None
+            while step != "closed":
+                row = connection.execute("select audit.close_day(%s)", [day]).fetchone()
+                step = row[0] if row else None
+                if step == "closed":
+                    run.days_closed.append(day)
+                if step is None or only_one_step:
+                    break
+        except psycopg.errors.DatabaseError as error:
+            run.meet(f"closing {day}: {_sentence(connection, error)}")
+        if only_one_step:
+            return
+
+
+def _freeze_days(connection: Connection[Any], run: Run) -> None:
+    """Freeze closed days, so that no vacuum comes by later on; beside an older snapshot a later run does it."""
+    days = connection.execute(
+        "select day_name from audit.closed_day where frozen_at is null order by day_name desc"
+    ).fetchall()
+    for (day,) in days:
+        names = (day, day.replace("entry_", "change_", 1))
+        tables = sql.SQL(", ").join(sql.Identifier("audit", name) for name in names)
+        _set_lock_timeout(connection, LOCK_TIMEOUT)
+        try:
+            # No function can vacuum, so the login becomes the owner for this one command.
+            connection.execute("set role audit_owner")
+            try:
+                connection.execute(sql.SQL("vacuum (freeze, analyze, skip_locked) {}").format(tables))
+            finally:
+                connection.execute("reset role")
+            is_frozen = _value(connection, "select audit.note_frozen(%s)::integer", [day])
+        except psycopg.errors.DatabaseError as error:
+            run.meet(f"freezing {day}: {_sentence(connection, error)}")
+            return
+        if not is_frozen:
+            # An older snapshot is open: the other days fare no better now.
+            return
 
 
 def _drop_days(connection: Connection[Any], run: Run) -> None:
@@ -219,16 +297,24 @@ def status(conninfo: str) -> Status:
     names = {name for name, _ in tables}
     return Status(
         version=state["version"],
-        last_run_at=datetime.fromisoformat(state["last_run_at"]) if state["last_run_at"] else None,
+        last_run_at=_moment(state["last_run_at"]),
         last_problem=state["last_problem"],
         is_late=state["is_late"],
         prepared_until=state["prepared_until"],
         oldest_day=state["oldest_day"],
         retention_days=state["retention_days"],
         days_held=state["days_held"],
+        watermark=_moment(state["watermark"]),
+        watermark_held_by=state["watermark_held_by"],
+        counted_until=_moment(state["counted_until"]),
+        days_to_close=state["days_to_close"],
         entries_beyond=state["entries_beyond"],
         tracked_tables=[
             TrackedTable(name, kind, [row for row in findings if row.object_name == name]) for name, kind in tables
         ],
         findings=[row for row in findings if row.object_name not in names],
     )
+
+
+def _moment(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None

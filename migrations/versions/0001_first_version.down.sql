@@ -26,7 +26,8 @@ begin
                  where n.nspname = 'audit' and grantee not in (0, n.nspowner))
         || array['drop type if exists audit.actor_context cascade', 'drop type if exists audit.lookup cascade',
                  'drop type if exists audit.reader cascade', 'drop type if exists audit.row_column cascade',
-                 'drop type if exists audit.table_span cascade', 'drop type if exists audit.row_change cascade']
+                 'drop type if exists audit.table_span cascade', 'drop type if exists audit.row_change cascade',
+                 'drop type if exists audit.search_hit cascade']
     loop
         execute command;
     end loop;

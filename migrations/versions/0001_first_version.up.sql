@@ -552,9 +552,7 @@ begin
     end if;
 
     -- Below the oldest partition no entry could be stored: a clock that steps back must not get there.
-    perform setval('audit.floor', greatest(
-        (select last_value from audit.floor),
-        (select (extract(epoch from min(lower_bound)) * 1000000)::bigint from audit.day_partition where not is_beyond)));
+    perform audit.raise_floor((select min(lower_bound) from audit.day_partition where not is_beyond));
     return greatest(days_made, 0);
 end
 $function$;
@@ -626,6 +624,427 @@ end
 $function$;
 comment on function audit.drop_day(text, jsonb) is
     'Drops the partitions of one day that is past retention and not on hold, and leaves a day_dropped entry with what it held: counts as count_day gives them, counted here when null.';
+
+-- The watermark: a moment below which every entry is final. Cursors, frozen walks, counts and closing stop at it.
+
+set search_path = pg_catalog, pg_temp;
+
+create table audit.watermark (
+    only_row boolean not null default true,
+    moment timestamptz,
+    moved_at timestamptz,
+    next_moment timestamptz,
+    noted xid8,
+    counted_until timestamptz,
+    constraint watermark_has_one_row primary key (only_row),
+    constraint only_row_is_true check (only_row)
+);
+comment on table audit.watermark is
+    'The watermark, one row from the first upkeep on: no transaction can add an entry below moment any more. Written by audit.advance_watermark() and audit.advance_counts().';
+comment on column audit.watermark.only_row is 'Always true: keeps the table at one row.';
+comment on column audit.watermark.moment is 'The watermark. Null: upkeep has published none yet.';
+comment on column audit.watermark.moved_at is 'When the watermark was published. Null: never.';
+comment on column audit.watermark.next_moment is 'The floor that becomes the watermark once every older transaction has ended. Null: none is under way.';
+comment on column audit.watermark.noted is
+    'A transaction id taken after the floor was seen by everybody: when all older transactions have ended, next_moment is final. Null: not taken yet.';
+comment on column audit.watermark.counted_until is
+    'The counts of audit.daily_activity hold every entry below this moment and none from it on. Null: nothing is counted yet.';
+
+create function audit.raise_floor(moment timestamptz)
+    returns timestamptz
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    wanted constant bigint := (extract(epoch from moment) * 1000000)::bigint;
+    floor bigint;
+begin
+    select last_value into strict floor from audit.floor;
+    if floor < wanted then
+        -- Two at once could set it back: each by what it read before the other wrote.
+        lock table audit.watermark in share row exclusive mode;
+        select last_value into strict floor from audit.floor;
+        floor := greatest(floor, wanted);
+        perform setval('audit.floor', floor);
+    end if;
+    return timestamptz '1970-01-01 00:00:00+00' + floor * interval '1 microsecond';
+end
+$function$;
+comment on function audit.raise_floor(timestamptz) is
+    'Raises the least created_at that a new entry may take to this moment, at once and for everybody; never lowers it. Returns what it is now.';
+
+create function audit.advance_watermark()
+    returns timestamptz
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    -- Whoever read an older floor has a transaction id by then (audit.write_moment takes it first). An id that is taken only
+    -- now, when the floor stands in a committed row, is greater than all of those; one that was taken before tells nothing.
+    comes_after constant boolean := pg_current_xact_id_if_assigned() is null;
+    state audit.watermark;
+begin
+    lock table audit.watermark in share row exclusive mode;
+    insert into audit.watermark default values on conflict do nothing;
+    select * into strict state from audit.watermark;
+    -- From the future: the log was restored into a cluster that counts transactions anew.
+    if state.noted > pg_snapshot_xmax(pg_current_snapshot()) then
+        state.noted := null;
+    end if;
+    if state.noted is null and state.next_moment is not null and comes_after then
+        state.noted := pg_current_xact_id();
+    end if;
+    -- xmax in place of xmin would pass while a writer is open.
+    if state.noted is not null and pg_snapshot_xmin(pg_current_snapshot()) >= state.noted then
+        state.moment := state.next_moment;
+        state.moved_at := clock_timestamp();
+        state.next_moment := null;
+    end if;
+    if state.next_moment is null then
+        state.noted := null;
+        state.next_moment := audit.raise_floor(clock_timestamp());
+    end if;
+    update audit.watermark w
+    set moment = state.moment, moved_at = state.moved_at, next_moment = state.next_moment, noted = state.noted;
+    return state.moment;
+end
+$function$;
+comment on function audit.advance_watermark() is
+    'Takes the next step: sets a floor; in a later transaction notes a transaction id; publishes the floor as the watermark once every older transaction in the cluster has ended. So a call in each of two transactions moves it when nothing holds it back. It must be the first in its transaction that takes an id, else it notes none. Waits for nobody. Returns the watermark.';
+
+create function audit.watermark_holder()
+    returns jsonb
+    language sql
+    stable
+    security definer
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    -- pg_locks tells everybody's transactions to every role, pg_stat_activity does not.
+    select jsonb_build_object(
+        'process', l.pid, 'prepared', p.gid, 'user', coalesce(a.usename, p.owner),
+        'database', coalesce(a.datname, p.database), 'application', a.application_name)
+    from audit.watermark w
+    join pg_catalog.pg_locks l
+        on l.locktype = 'transactionid' and l.mode = 'ExclusiveLock' and l.granted and l.pid is distinct from pg_backend_pid()
+       -- Older than the note, whatever the count has wrapped around to.
+       and age(l.transactionid) > age(w.noted::xid)
+    left join pg_catalog.pg_stat_activity a on a.pid = l.pid
+    left join pg_catalog.pg_prepared_xacts p on l.pid is null and p.transaction = l.transactionid
+    order by age(l.transactionid) desc
+    limit 1;
+end;
+comment on function audit.watermark_holder() is
+    'Who holds the watermark back: process, prepared (name of a prepared transaction), user, database, application of the oldest transaction. Null: nobody.';
+
+-- Counts of the log, up to the watermark: a list knows how many entries it has without counting them.
+
+set search_path = pg_catalog, pg_temp;
+
+create table audit.daily_activity (
+    workspace_id text collate "C",
+    day date not null,
+    event text collate "C" not null,
+    resource_type text collate "C" not null,
+    actor_type text collate "C" not null,
+    actor_id text collate "C" not null,
+    actor_name text not null,
+    entries bigint not null,
+    changed_rows bigint not null,
+    constraint activity_is_counted_once
+        unique nulls not distinct (workspace_id, actor_id, day, event, resource_type, actor_type)
+);
+comment on table audit.daily_activity is
+    'How many entries each workspace, UTC day, event, kind of resource and actor has: exact for every entry below audit.watermark.counted_until.';
+comment on column audit.daily_activity.workspace_id is 'The workspace. Null: system-wide.';
+comment on column audit.daily_activity.day is 'The UTC day. Never null.';
+comment on column audit.daily_activity.event is 'The event. Never null.';
+comment on column audit.daily_activity.resource_type is 'The kind of resource. Never null.';
+comment on column audit.daily_activity.actor_type is 'user, service or system. Never null.';
+comment on column audit.daily_activity.actor_id is 'The actor. Never null.';
+comment on column audit.daily_activity.actor_name is 'A name the actor had on that day. Never null.';
+comment on column audit.daily_activity.entries is 'Number of entries. Never null.';
+comment on column audit.daily_activity.changed_rows is 'Sum of their row_count. Never null.';
+
+-- The same numbers added up for reading: a page sums some hundred rows, whatever the number of actors.
+create table audit.activity_total (
+    workspace_id text collate "C",
+    part text collate "C" not null,
+    starts_at timestamptz not null,
+    event text collate "C",
+    resource_type text collate "C",
+    actor_id text collate "C",
+    actor_name text,
+    entries bigint not null,
+    constraint part_is_known check (part in ('day', 'hour', 'day_actor', 'hour_actor')),
+    constraint total_is_counted_once
+        unique nulls not distinct (workspace_id, part, starts_at, event, resource_type, actor_id)
+);
+comment on table audit.activity_total is
+    'audit.daily_activity added up for reading: each day by event and resource type, each day by actor, and the same for the hours of closed days that hold many entries. audit.daily_activity is the table to query by hand.';
+comment on column audit.activity_total.workspace_id is 'The workspace. Null: system-wide.';
+comment on column audit.activity_total.part is 'day, hour: by event and resource type. day_actor, hour_actor: by actor, without the entries that reading leaves (log_*). Never null.';
+comment on column audit.activity_total.starts_at is 'First instant of the UTC day or hour. Never null.';
+comment on column audit.activity_total.event is 'The event. Null: by actor.';
+comment on column audit.activity_total.resource_type is 'The kind of resource. Null: by actor.';
+comment on column audit.activity_total.actor_id is 'The actor. Null: by event and resource type.';
+comment on column audit.activity_total.actor_name is 'A name the actor had on that day. Null: by event and resource type.';
+comment on column audit.activity_total.entries is 'Number of entries. Never null.';
+
+create function audit.advance_counts(at_least interval default '0')
+    returns timestamptz
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+    -- Each call reads another stretch: only a plan made for it leaves the other days out.
+    set plan_cache_mode = 'force_custom_plan'
+as $function$
+declare
+    state audit.watermark;
+    counted_from timestamptz;
+    day date;
+    next_day timestamptz;
+    counted_to timestamptz;
+    workspaces text;
+begin
+    select * into state from audit.watermark for update;
+    counted_from := coalesce(state.counted_until, (
+        select min(lower_bound) from audit.day_partition where log_table = 'entry' and not is_beyond));
+    day := audit.utc_day(counted_from);
+    next_day := audit.day_start(day + 1);
+    counted_to := least(state.moment, next_day);
+    -- LEAST passes over nulls.
+    if state.moment is null or counted_to <= counted_from
+       or (counted_to < next_day and counted_to - counted_from < at_least) then
+        return state.counted_until;
+    end if;
+
+    -- A whole day is read through. A part of one by the index of each workspace: no index has the moment alone, which
+    -- writers would pay for.
+    workspaces := case when counted_from = audit.day_start(day) and counted_to = next_day
+        then 'select e.* from audit.entry e where e.created_at >= $1 and e.created_at < $2'
+        else $sql$
+            with recursive workspace(id) as (
+                (select e.workspace_id from audit.entry e
+                 where e.created_at >= $3 and e.created_at < $4 and e.workspace_id is not null
+                 order by e.workspace_id limit 1)
+                union all
+                select (select e.workspace_id from audit.entry e
+                        where e.created_at >= $3 and e.created_at < $4 and e.workspace_id > w.id
+                        order by e.workspace_id limit 1)
+                from workspace w
+                where w.id is not null
+            )
+            select e.* from workspace w
+            cross join lateral (select * from audit.entry e
+                                where e.workspace_id = w.id and e.created_at >= $1 and e.created_at < $2) e
+            where w.id is not null
+            union all
+            select e.* from audit.entry e
+            where e.workspace_id is null and e.created_at >= $1 and e.created_at < $2
+            $sql$ end;
+    execute format($sql$
+        with found as (
+            select f.workspace_id, f.event, f.resource_type, f.actor_type, f.actor_id,
+                   max(f.actor_name) as actor_name, count(*) as entries, sum(f.row_count) as changed_rows
+            from (%s) f
+            group by 1, 2, 3, 4, 5
+        ), by_actor as (
+            insert into audit.daily_activity as a
+                (workspace_id, day, event, resource_type, actor_type, actor_id, actor_name, entries, changed_rows)
+            select workspace_id, %L, event, resource_type, actor_type, actor_id, actor_name, entries, changed_rows from found
+            on conflict on constraint activity_is_counted_once do update
+            set entries = a.entries + excluded.entries, changed_rows = a.changed_rows + excluded.changed_rows,
+                actor_name = excluded.actor_name
+        )
+        insert into audit.activity_total as t (workspace_id, part, starts_at, event, resource_type, actor_id, actor_name, entries)
+        select workspace_id, 'day', $3, event, resource_type, null, null, sum(entries) from found group by 1, 4, 5
+        union all
+        select workspace_id, 'day_actor', $3, null, null, actor_id, max(actor_name), sum(entries)
+        from found where event not like 'log\_%%' group by 1, 6
+        on conflict on constraint total_is_counted_once do update
+        set entries = t.entries + excluded.entries, actor_name = excluded.actor_name
+        $sql$, workspaces, day)
+    using counted_from, counted_to, audit.day_start(day), next_day;
+    update audit.watermark w set counted_until = counted_to;
+    return counted_to;
+end
+$function$;
+comment on function audit.advance_counts(interval) is
+    'Counts the entries from where the counts end to the watermark, at most to the end of that UTC day, unless it is less than at_least and the day goes on. Call it until it returns the watermark. Returns where the counts end.';
+
+create function audit.recount()
+    returns void
+    language sql
+    volatile
+    security definer
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    delete from audit.daily_activity;
+    delete from audit.activity_total;
+    update audit.watermark set counted_until = null;
+end;
+comment on function audit.recount() is
+    'Forgets all counts; upkeep counts anew, reading goes on, more slowly. For a log whose entries were altered by a superuser.';
+
+create function audit.reading_bounds()
+    returns table (watermark timestamptz, counted_until timestamptz, oldest timestamptz)
+    language sql
+    stable
+    security definer
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    select w.moment, w.counted_until, audit.day_start(u.oldest_day)
+    from audit.upkeep u left join audit.watermark w on true;
+end;
+comment on function audit.reading_bounds() is
+    'Between which moments readers read: the watermark, where the counts end, and the first instant that retention keeps. Null: upkeep has not said yet.';
+
+-- Closing: a day below the watermark, whose counts are complete, gets the indexes that reading wants and writers need not pay for.
+
+set search_path = pg_catalog, pg_temp;
+
+create table audit.closed_day (
+    day_name text collate "C" not null,
+    closed_at timestamptz not null,
+    frozen_at timestamptz,
+    lacks text[] not null default '{}',
+    constraint day_is_closed_once primary key (day_name)
+);
+comment on table audit.closed_day is 'The days that upkeep has closed, by the name of their partition of audit.entry.';
+comment on column audit.closed_day.day_name is 'Partition of audit.entry. Never null.';
+comment on column audit.closed_day.closed_at is 'When it had all its reading indexes and counts. Never null.';
+comment on column audit.closed_day.lacks is
+    'Reading indexes it has not, because a value in it is longer than an index holds. Never null.';
+comment on column audit.closed_day.frozen_at is 'When all its pages were found frozen, so that no vacuum has to come by again. Null: not yet.';
+
+create function audit.reading_indexes()
+    returns table (log_table text, suffix text, definition text)
+    language sql
+    immutable
+    parallel safe
+begin atomic
+    values
+        ('entry', 'event', '(workspace_id, event, created_at)'),
+        ('entry', 'type', '(workspace_id, resource_type, created_at)'),
+        ('entry', 'actor', '(workspace_id, actor_id, created_at)'),
+        ('entry', 'request', '(request_id) where request_id is not null'),
+        ('entry', 'row', '(row_key) where row_key is not null'),
+        ('entry', 'words', 'using gin (audit.entry_words(resource_name, actor_name, before, after))'),
+        ('change', 'entry',
+         '(entry_id, length(resource_id), left(resource_id, 150), length(row_key), left(row_key, 150))'),
+        ('change', 'resource', '(resource_id, created_at) where resource_id is not null'),
+        ('change', 'row', '(row_key) where row_key is not null'),
+        ('change', 'words', 'using gin (audit.entry_words(resource_name, null, before, after))');
+end;
+comment on function audit.reading_indexes() is 'The indexes of a closed day, beside those that every day has.';
+
+create function audit.days_to_close()
+    returns table (day_name text)
+    language sql
+    stable
+    security definer
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    select d.partition_name
+    from audit.day_partition d, audit.watermark w
+    where d.log_table = 'entry' and not d.is_beyond and not d.detach_pending
+      and d.upper_bound <= w.counted_until
+      and not exists (select from audit.closed_day c where c.day_name = d.partition_name)
+    order by d.lower_bound desc;
+end;
+comment on function audit.days_to_close() is 'The days that can be closed and are not, newest first.';
+
+create function audit.close_day(day_name text)
+    returns text
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    day audit.day_partition;
+    missing record;
+    lacks text[] := '{}';
+begin
+    select d.* into day
+    from audit.day_partition d, audit.watermark w
+    where d.log_table = 'entry' and d.partition_name = close_day.day_name
+      and d.upper_bound <= w.counted_until;
+    if day.partition_name is null then
+        raise exception 'day partition % cannot be closed', day_name
+            using errcode = 'object_not_in_prerequisite_state',
+                  hint = 'The watermark and the counts must have passed its end: select * from audit.days_to_close().';
+    end if;
+    if exists (select from audit.closed_day c where c.day_name = day.partition_name) then
+        return null;
+    end if;
+    -- Nobody writes into it any more, so the lock of a plain CREATE INDEX on this one table holds nobody up.
+    for missing in
+        select i.*, regexp_replace(day_name, '^entry', i.log_table) as day_table
+        from audit.reading_indexes() i
+        where to_regclass(format('audit.%I', regexp_replace(day_name, '^entry', i.log_table) || '_' || i.suffix)) is null
+    loop
+        continue when to_regclass(format('audit.%I', missing.day_table)) is null;
+        begin
+            execute format('create index %I on audit.%I ', missing.day_table || '_' || missing.suffix, missing.day_table)
+                || missing.definition;
+            return format('index %s_%s', missing.day_table, missing.suffix);
+        exception
+            when program_limit_exceeded then
+                lacks := lacks || format('%s_%s', missing.day_table, missing.suffix);
+        end;
+    end loop;
+
+    insert into audit.activity_total as t (workspace_id, part, starts_at, event, resource_type, actor_id, actor_name, entries)
+    with found as (
+        select e.workspace_id, date_trunc('hour', e.created_at, 'UTC') as starts_at, e.event, e.resource_type, e.actor_id,
+               max(e.actor_name) as actor_name, count(*) as entries
+        from audit.entry e
+        where e.created_at >= day.lower_bound and e.created_at < day.upper_bound
+          -- Where a day holds few, reading them is as cheap as looking the hours up.
+          and (e.workspace_id, date_trunc('day', e.created_at, 'UTC')) in (
+              select many.workspace_id, many.starts_at
+              from audit.activity_total many
+              where many.part = 'day' and many.starts_at >= day.lower_bound and many.starts_at < day.upper_bound
+              group by 1, 2 having sum(many.entries) > 500)
+        group by 1, 2, 3, 4, 5
+    )
+    select workspace_id, 'hour', starts_at, event, resource_type, null, null, sum(entries) from found group by 1, 3, 4, 5
+    union all
+    select workspace_id, 'hour_actor', starts_at, null, null, actor_id, max(actor_name), sum(entries)
+    from found where event not like 'log\_%' group by 1, 3, 6
+    on conflict on constraint total_is_counted_once do update set entries = excluded.entries;
+
+    insert into audit.closed_day (day_name, closed_at, lacks) values (day.partition_name, clock_timestamp(), lacks);
+    return 'closed';
+end
+$function$;
+comment on function audit.close_day(text) is
+    'Takes the next step of closing a day: one index, or the counts of its hours. Call it until it returns null. Returns what it did.';
+
+create function audit.note_frozen(day_name text)
+    returns boolean
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    is_frozen boolean;
+begin
+    -- VACUUM (FREEZE) beside an older snapshot succeeds and freezes nothing.
+    select bool_and(c.relallvisible >= c.relpages) into is_frozen
+    from pg_class c
+    where c.relnamespace = 'audit'::regnamespace
+      and c.relname in (note_frozen.day_name, regexp_replace(note_frozen.day_name, '^entry', 'change'));
+    if is_frozen then
+        update audit.closed_day c set frozen_at = clock_timestamp() where c.day_name = note_frozen.day_name;
+    end if;
+    return coalesce(is_frozen, false);
+end
+$function$;
+comment on function audit.note_frozen(text) is
+    'Notes that a closed day is frozen, if its last vacuum found all its pages visible to everybody. Returns whether it is.';
 
 -- Days that are not dropped: those that retention keeps, and those that somebody put on hold.
 
@@ -951,11 +1370,14 @@ create function audit.write_moment()
     set search_path = pg_catalog, pg_temp
 as $function$
 begin
-    return greatest(clock_timestamp(), timestamptz '1970-01-01 00:00:00+00'
-                    + (select last_value from audit.floor) * interval '1 microsecond');
+    -- The transaction id comes first: the watermark waits for the ids that were taken before a floor was seen.
+    return case when pg_current_xact_id() is not null
+        then greatest(clock_timestamp(), timestamptz '1970-01-01 00:00:00+00'
+                      + (select last_value from audit.floor) * interval '1 microsecond') end;
 end
 $function$;
-comment on function audit.write_moment() is 'The created_at of an entry written now: the clock, never below audit.floor.';
+comment on function audit.write_moment() is
+    'The created_at of an entry written now: the clock, never below audit.floor. Takes a transaction id first.';
 
 create function audit.insert_event(
     event text, resource_type text, resource_id text, resource_name text, workspace_id text, details jsonb)
@@ -4158,6 +4580,78 @@ $function$;
 comment on function audit.note_denied_write(audit.reader, text, text) is
     'Records that somebody tried to write through the REST app: the first of a UTC day for each reader, and the first of whoever is not known (no id, no workspace: seen by DBAs). Returns whether it was that.';
 
+-- Search by words: in the names of an entry and its changed values. On closed days an index answers, on the days since the
+-- entries are read.
+
+set search_path = pg_catalog, pg_temp;
+
+create function audit.entry_words(resource_name text, actor_name text, before jsonb, after jsonb)
+    returns tsvector
+    language sql
+    immutable
+    parallel safe
+    -- Dear: what is cheap is asked first.
+    cost 1000
+-- Values without their keys. Cut, because a tsvector holds a megabyte at most and more is an error.
+return to_tsvector('pg_catalog.simple'::regconfig, left(
+    coalesce(resource_name, '') || ' ' || coalesce(actor_name, '')
+    || coalesce((select string_agg(' ' || left(v #>> '{}', 100000), '')
+                 from jsonb_path_query(before, 'strict $.** ? (@.type() == "string" || @.type() == "number")') v), '')
+    || coalesce((select string_agg(' ' || left(v #>> '{}', 100000), '')
+                 from jsonb_path_query(after, 'strict $.** ? (@.type() == "string" || @.type() == "number")') v), ''),
+    100000));
+comment on function audit.entry_words(text, text, jsonb, jsonb) is
+    'The words by which an entry or a changed row is found: its names and the values before and after, without the columns'' names; of these texts the first 100,000 characters. Changing it wants every index named …_words made anew.';
+
+create type audit.search_hit as (
+    id uuid,
+    created_at timestamptz,
+    event text,
+    resource_type text,
+    resource_id text,
+    resource_name text,
+    actor_id text,
+    actor_name text,
+    request_id text,
+    row_count bigint
+);
+comment on type audit.search_hit is 'An entry that audit.search found: what lists filter and sort by.';
+
+create function audit.search(words text, since timestamptz, until timestamptz)
+    returns setof audit.search_hit
+    language plpgsql
+    stable
+    security definer
+    set search_path = pg_catalog, pg_temp
+    -- The plan must know the days.
+    set plan_cache_mode = 'force_custom_plan'
+as $function$
+declare
+    -- Never an argument: what a reader may see is his transaction's alone.
+    workspace constant text := current_setting('audit.reader_workspace', true);
+    query constant tsquery := plainto_tsquery('pg_catalog.simple', words);
+begin
+    return query
+    select e.id, e.created_at, e.event, e.resource_type, e.resource_id, e.resource_name, e.actor_id, e.actor_name,
+           e.request_id, e.row_count
+    from audit.entry e
+    where e.workspace_id = workspace and e.created_at >= since and e.created_at < until
+      and audit.entry_words(e.resource_name, e.actor_name, e.before, e.after) @@ query
+    union
+    select e.id, e.created_at, e.event, e.resource_type, e.resource_id, e.resource_name, e.actor_id, e.actor_name,
+           e.request_id, e.row_count
+    from (
+        select distinct c.entry_id, c.created_at
+        from audit.change c
+        where c.workspace_id = workspace and c.created_at >= since and c.created_at < until
+          and audit.entry_words(c.resource_name, null, c.before, c.after) @@ query) found
+    join audit.entry e on e.workspace_id = workspace and e.created_at = found.created_at and e.id = found.entry_id
+    where e.created_at >= since and e.created_at < until;
+end
+$function$;
+comment on function audit.search(text, timestamptz, timestamptz) is
+    'The entries of the workspace that the transaction names (audit.reader_workspace), within a stretch of time, that hold every one of the words, in an entry''s own values or in those of one of its rows.';
+
 -- API keys: only their SHA-256 is stored.
 
 set search_path = pg_catalog, pg_temp;
@@ -4785,10 +5279,31 @@ declare
     day_name text;
     tracked_id bigint;
     detail text;
+    counted_until timestamptz;
+    day_closed text;
+    step text;
 begin
     if not audit.take_upkeep_turn() then
         return jsonb_build_object('ran', false);
     end if;
+    -- One step a run: the next one takes another transaction.
+    begin
+        perform audit.advance_watermark();
+        loop
+            step := counted_until;
+            counted_until := audit.advance_counts();
+            exit when counted_until::text is not distinct from step;
+        end loop;
+        -- One day a run: whatever is made here stays locked until the end.
+        select d.day_name into day_closed from audit.days_to_close() d limit 1;
+        while day_closed is not null loop
+            step := audit.close_day(day_closed);
+            exit when step is null or step = 'closed';
+        end loop;
+    exception when others then
+        day_closed := null;
+        problems := problems || format('watermark, counts, closing: %s', sqlerrm);
+    end;
     -- What takes long comes before what takes locks: these are held until the transaction ends.
     for tracked_id in select id from audit.tracked_table order by id loop
         begin
@@ -4826,11 +5341,12 @@ begin
     perform audit.move_oldest_day();
     perform audit.note_upkeep(nullif(array_to_string(problems, '; '), ''));
     return jsonb_build_object('ran', true, 'days_made', days_made, 'days_dropped', to_jsonb(days_dropped),
+                              'days_closed', to_jsonb(array_remove(array[day_closed], null)),
                               'functions_compiled', compiled, 'problem', nullif(array_to_string(problems, '; '), ''));
 end
 $function$;
 comment on function audit.maintain() is
-    'Makes days ahead, drops days past retention, compiles stale capture functions. One transaction; several at once are safe, one works. Differs from "daybook maintain": it drops days under a short lock on the log instead of detaching them concurrently. Returns what it did.';
+    'Makes days ahead, drops days past retention, compiles stale capture functions. One transaction; several at once are safe, one works. Moves the watermark on, counts, closes a day. Differs from "daybook maintain": it drops days under a short lock on the log instead of detaching them concurrently, closes one day a run, freezes none, and the watermark lags by a run. Returns what it did.';
 
 create function audit.upkeep_is_late()
     returns boolean
@@ -4863,12 +5379,16 @@ begin atomic
         'oldest_day', (select min(audit.utc_day(lower_bound)) from audit.day_partition where log_table = 'entry' and not is_beyond),
         'retention_days', u.retention_days,
         'days_held', (select coalesce(jsonb_agg(h.day order by h.day), '[]') from audit.day_hold h),
+        'watermark', (select moment from audit.watermark),
+        'watermark_held_by', audit.watermark_holder(),
+        'counted_until', (select w.counted_until from audit.watermark w),
+        'days_to_close', (select count(*) from audit.days_to_close()),
         'entries_beyond', (select count(*) from audit.entry e
                            where e.created_at >= (select lower_bound from audit.day_partition where log_table = 'entry' and is_beyond)))
     from audit.upkeep u;
 end;
 comment on function audit.upkeep_status() is
-    'The state of upkeep as one object: version, last_run_at, last_problem, is_late, prepared_until (last day that stands ready), oldest_day, retention_days, days_held (the days on hold), entries_beyond (entries past the prepared days).';
+    'The state of upkeep as one object: version, last_run_at, last_problem, is_late, prepared_until (last day that stands ready), oldest_day, retention_days, days_held (the days on hold), watermark, watermark_held_by, counted_until, days_to_close, entries_beyond (entries past the prepared days).';
 
 -- The log against its own owner: what his rights would let him do to entries by DDL is refused by event triggers, which
 -- belong to the superuser who installs, as do their functions. Superusers pass: dumps, restores and downgrades are theirs.
@@ -5219,7 +5739,7 @@ begin
           and not (installer_is_superuser and p.proname in (
               'refuse_alteration', 'guard_alteration', 'guard_rewrite', 'guard_drop', 'create_event_triggers', 'admit_to_schema',
               'keep_lookups', 'lookup_body', 'lookup_name', 'find_lookup', 'lookups_run_as_owner', 'runs_code_when_read',
-              'runs_code_when_read_sql', 'compares_without_casts', 'text_sql', 'base_type', 'is_core_type'))
+              'runs_code_when_read_sql', 'compares_without_casts', 'text_sql', 'base_type', 'is_core_type', 'entry_words'))
     loop
         execute format('alter function %s owner to audit_owner', item.name);
     end loop;
@@ -5229,6 +5749,7 @@ begin
     alter type audit.table_span owner to audit_owner;
     alter type audit.row_change owner to audit_owner;
     alter type audit.reader owner to audit_owner;
+    alter type audit.search_hit owner to audit_owner;
 end
 $owners$;
 
@@ -5237,26 +5758,35 @@ revoke all on schema audit from public;
 revoke all on all tables in schema audit from public;
 revoke all on all sequences in schema audit from public;
 revoke all on all functions in schema audit from public;
-revoke all on type audit.actor_context, audit.lookup, audit.reader, audit.row_column, audit.table_span, audit.row_change from public;
+revoke all on type audit.actor_context, audit.lookup, audit.reader, audit.row_column, audit.table_span, audit.row_change,
+    audit.search_hit from public;
 
 -- audit_owner: puts the refusal of alterations on new days, lets the owners of tracked tables in, has lookups made.
 grant execute on function
     audit.refuse_alteration(), audit.admit_to_schema(name), audit.keep_lookups(bigint, oid, text[]), audit.lookup_body(oid, text),
     audit.lookup_name(bigint, text), audit.find_lookup(oid, text), audit.lookups_run_as_owner(), audit.runs_code_when_read(oid),
     audit.runs_code_when_read_sql(text, boolean), audit.compares_without_casts(oid, oid, oid), audit.text_sql(text, oid),
-    audit.base_type(oid), audit.is_core_type(oid)
+    audit.base_type(oid), audit.is_core_type(oid), audit.entry_words(text, text, jsonb, jsonb)
     to audit_owner;
 
 -- Row-level security: enabled, not forced (forced, capture itself would fail). The workspace is the one that the reader's own
 -- transaction names, read once for a query: as a bare call it would be made for each row.
 alter table audit.entry enable row level security;
 alter table audit.change enable row level security;
+alter table audit.daily_activity enable row level security;
+alter table audit.activity_total enable row level security;
 create policy reader_sees_own_workspace on audit.entry for select to audit_reader
     using (workspace_id = (select current_setting('audit.reader_workspace', true)));
 create policy reader_sees_own_workspace on audit.change for select to audit_reader
     using (workspace_id = (select current_setting('audit.reader_workspace', true)));
+create policy reader_sees_own_workspace on audit.daily_activity for select to audit_reader
+    using (workspace_id = (select current_setting('audit.reader_workspace', true)));
+create policy reader_sees_own_workspace on audit.activity_total for select to audit_reader
+    using (workspace_id = (select current_setting('audit.reader_workspace', true)));
 create policy dba_sees_everything on audit.entry for select to audit_dba using (true);
 create policy dba_sees_everything on audit.change for select to audit_dba using (true);
+create policy dba_sees_everything on audit.daily_activity for select to audit_dba using (true);
+create policy dba_sees_everything on audit.activity_total for select to audit_dba using (true);
 create policy capture_inserts on audit.entry for insert to audit_capture with check (true);
 create policy capture_inserts on audit.change for insert to audit_capture with check (true);
 
@@ -5292,24 +5822,29 @@ grant usage on type audit.lookup to audit_writer;
 
 -- audit_reader: the REST app, in the workspace named in its transaction.
 grant usage on schema audit to audit_reader;
-grant select on audit.entry, audit.change, audit.timeline, audit.timeline_change to audit_reader;
+grant select on audit.entry, audit.change, audit.timeline, audit.timeline_change, audit.daily_activity, audit.activity_total
+    to audit_reader;
 grant execute on function
     audit.find_key(text, bytea), audit.find_session(text, bytea), audit.open_session(text, bytea, text, bytea),
     audit.close_session(text, bytea), audit.reading_is_noted(text, text), audit.note_reading(audit.reader),
     audit.note_export(audit.reader, jsonb, bigint), audit.note_denied_write(audit.reader, text, text),
-    audit.retention_days(), audit.upkeep_is_late(), audit.entry_moment(uuid)
+    audit.retention_days(), audit.upkeep_is_late(), audit.entry_moment(uuid), audit.reading_bounds(),
+    audit.search(text, timestamptz, timestamptz)
     to audit_reader;
-grant usage on type audit.reader to audit_reader;
+grant usage on type audit.reader, audit.search_hit to audit_reader;
 
 -- audit_dba: reads everything, partitions included (granted where they are made), save the digests of keys.
 grant usage on schema audit to audit_dba;
 grant select on audit.entry, audit.change, audit.timeline, audit.timeline_change, audit.day_partition,
-    audit.tracked_table, audit.rewritten_table, audit.upkeep, audit.day_hold, audit.reading, audit.schema_version, audit.floor to audit_dba;
+    audit.tracked_table, audit.rewritten_table, audit.upkeep, audit.day_hold, audit.reading, audit.schema_version, audit.floor,
+    audit.watermark, audit.daily_activity, audit.activity_total, audit.closed_day to audit_dba;
 grant select (prefix, workspace_id, name, role, created_at, expires_at, lifetime, revoked_at) on audit.api_key to audit_dba;
 grant select (prefix, key_prefix, opened_at, ends_at) on audit.page_session to audit_dba;
 grant execute on function
     audit.check(), audit.upkeep_status(), audit.list_keys(text), audit.retention_days(), audit.upkeep_is_late(), audit.entry_moment(uuid),
     audit.day_start(date), audit.utc_day(timestamptz), audit.days_past_retention(), audit.dropped_until(), audit.day_is_held(text),
+    audit.watermark_holder(), audit.reading_bounds(),
+    audit.reading_indexes(), audit.entry_words(text, text, jsonb, jsonb), audit.days_to_close(),
     audit.row_history(regclass, text), audit.row_history(text, text, text),
     audit.row_as_of(regclass, text, timestamptz), audit.row_as_of(text, text, text, timestamptz),
     audit.row_image(audit.table_span[], text, timestamptz, boolean), audit.row_changes(audit.table_span[], text),
@@ -5320,10 +5855,12 @@ grant usage on type audit.table_span, audit.row_change to audit_dba;
 
 -- audit_maintainer: upkeep and keys; becomes audit_owner by SET ROLE for what functions cannot do.
 grant usage on schema audit to audit_maintainer;
-grant select on audit.day_partition, audit.tracked_table, audit.upkeep, audit.day_hold to audit_maintainer;
+grant select on audit.day_partition, audit.tracked_table, audit.upkeep, audit.day_hold, audit.watermark, audit.closed_day to audit_maintainer;
 grant execute on function
-    audit.take_upkeep_turn(), audit.maintain(), audit.prepare_days(integer, integer), audit.drop_day(text, jsonb), audit.count_day(text),
-    audit.days_past_retention(), audit.dropped_until(), audit.day_is_held(text), audit.move_oldest_day(), audit.hold_day(date, text), audit.release_day(date), audit.note_upkeep(text),
+    audit.take_upkeep_turn(), audit.maintain(), audit.advance_watermark(), audit.watermark_holder(),
+    audit.advance_counts(interval), audit.recount(), audit.days_to_close(), audit.close_day(text), audit.note_frozen(text),
+    audit.prepare_days(integer, integer), audit.drop_day(text, jsonb), audit.count_day(text), audit.days_past_retention(),
+    audit.dropped_until(), audit.day_is_held(text), audit.move_oldest_day(), audit.hold_day(date, text), audit.release_day(date), audit.note_upkeep(text),
     audit.follow_table(bigint, text), audit.check(), audit.upkeep_status(), audit.upkeep_is_late(), audit.retention_days(),
     audit.day_start(date), audit.utc_day(timestamptz),
     audit.create_key(text, bytea, text, text, text, timestamptz), audit.rotate_key(text, text, bytea, interval, timestamptz),
@@ -5342,7 +5879,8 @@ begin
     if exists (select from pg_catalog.pg_extension where extname = 'pg_daybook') then
         -- Not schema_version, which the script fills.
         -- Not the page's sessions: a parallel restore may bring them before their keys. Who was signed in signs in again.
-        foreach member in array array['audit.upkeep', 'audit.day_hold', 'audit.tracked_table', 'audit.api_key', 'audit.reading', 'audit.floor'] loop
+        foreach member in array array['audit.upkeep', 'audit.day_hold', 'audit.tracked_table', 'audit.api_key', 'audit.reading', 'audit.floor',
+                                          'audit.watermark', 'audit.daily_activity', 'audit.activity_total', 'audit.closed_day'] loop
             perform pg_catalog.pg_extension_config_dump(member::regclass, '');
         end loop;
         perform pg_catalog.pg_extension_config_dump(pg_get_serial_sequence('audit.tracked_table', 'id')::regclass, '');

@@ -1,0 +1,162 @@
+-- Counts of the log, up to the watermark: a list knows how many entries it has without counting them.
+
+set search_path = pg_catalog, pg_temp;
+
+create table audit.daily_activity (
+    workspace_id text collate "C",
+    day date not null,
+    event text collate "C" not null,
+    resource_type text collate "C" not null,
+    actor_type text collate "C" not null,
+    actor_id text collate "C" not null,
+    actor_name text not null,
+    entries bigint not null,
+    changed_rows bigint not null,
+    constraint activity_is_counted_once
+        unique nulls not distinct (workspace_id, actor_id, day, event, resource_type, actor_type)
+);
+comment on table audit.daily_activity is
+    'How many entries each workspace, UTC day, event, kind of resource and actor has: exact for every entry below audit.watermark.counted_until.';
+comment on column audit.daily_activity.workspace_id is 'The workspace. Null: system-wide.';
+comment on column audit.daily_activity.day is 'The UTC day. Never null.';
+comment on column audit.daily_activity.event is 'The event. Never null.';
+comment on column audit.daily_activity.resource_type is 'The kind of resource. Never null.';
+comment on column audit.daily_activity.actor_type is 'user, service or system. Never null.';
+comment on column audit.daily_activity.actor_id is 'The actor. Never null.';
+comment on column audit.daily_activity.actor_name is 'A name the actor had on that day. Never null.';
+comment on column audit.daily_activity.entries is 'Number of entries. Never null.';
+comment on column audit.daily_activity.changed_rows is 'Sum of their row_count. Never null.';
+
+-- The same numbers added up for reading: a page sums some hundred rows, whatever the number of actors.
+create table audit.activity_total (
+    workspace_id text collate "C",
+    part text collate "C" not null,
+    starts_at timestamptz not null,
+    event text collate "C",
+    resource_type text collate "C",
+    actor_id text collate "C",
+    actor_name text,
+    entries bigint not null,
+    constraint part_is_known check (part in ('day', 'hour', 'day_actor', 'hour_actor')),
+    constraint total_is_counted_once
+        unique nulls not distinct (workspace_id, part, starts_at, event, resource_type, actor_id)
+);
+comment on table audit.activity_total is
+    'audit.daily_activity added up for reading: each day by event and resource type, each day by actor, and the same for the hours of closed days that hold many entries. audit.daily_activity is the table to query by hand.';
+comment on column audit.activity_total.workspace_id is 'The workspace. Null: system-wide.';
+comment on column audit.activity_total.part is 'day, hour: by event and resource type. day_actor, hour_actor: by actor, without the entries that reading leaves (log_*). Never null.';
+comment on column audit.activity_total.starts_at is 'First instant of the UTC day or hour. Never null.';
+comment on column audit.activity_total.event is 'The event. Null: by actor.';
+comment on column audit.activity_total.resource_type is 'The kind of resource. Null: by actor.';
+comment on column audit.activity_total.actor_id is 'The actor. Null: by event and resource type.';
+comment on column audit.activity_total.actor_name is 'A name the actor had on that day. Null: by event and resource type.';
+comment on column audit.activity_total.entries is 'Number of entries. Never null.';
+
+create function audit.advance_counts(at_least interval default '0')
+    returns timestamptz
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+    -- Each call reads another stretch: only a plan made for it leaves the other days out.
+    set plan_cache_mode = 'force_custom_plan'
+as $function$
+declare
+    state audit.watermark;
+    counted_from timestamptz;
+    day date;
+    next_day timestamptz;
+    counted_to timestamptz;
+    workspaces text;
+begin
+    select * into state from audit.watermark for update;
+    counted_from := coalesce(state.counted_until, (
+        select min(lower_bound) from audit.day_partition where log_table = 'entry' and not is_beyond));
+    day := audit.utc_day(counted_from);
+    next_day := audit.day_start(day + 1);
+    counted_to := least(state.moment, next_day);
+    -- LEAST passes over nulls.
+    if state.moment is null or counted_to <= counted_from
+       or (counted_to < next_day and counted_to - counted_from < at_least) then
+        return state.counted_until;
+    end if;
+
+    -- A whole day is read through. A part of one by the index of each workspace: no index has the moment alone, which
+    -- writers would pay for.
+    workspaces := case when counted_from = audit.day_start(day) and counted_to = next_day
+        then 'select e.* from audit.entry e where e.created_at >= $1 and e.created_at < $2'
+        else $sql$
+            with recursive workspace(id) as (
+                (select e.workspace_id from audit.entry e
+                 where e.created_at >= $3 and e.created_at < $4 and e.workspace_id is not null
+                 order by e.workspace_id limit 1)
+                union all
+                select (select e.workspace_id from audit.entry e
+                        where e.created_at >= $3 and e.created_at < $4 and e.workspace_id > w.id
+                        order by e.workspace_id limit 1)
+                from workspace w
+                where w.id is not null
+            )
+            select e.* from workspace w
+            cross join lateral (select * from audit.entry e
+                                where e.workspace_id = w.id and e.created_at >= $1 and e.created_at < $2) e
+            where w.id is not null
+            union all
+            select e.* from audit.entry e
+            where e.workspace_id is null and e.created_at >= $1 and e.created_at < $2
+            $sql$ end;
+    execute format($sql$
+        with found as (
+            select f.workspace_id, f.event, f.resource_type, f.actor_type, f.actor_id,
+                   max(f.actor_name) as actor_name, count(*) as entries, sum(f.row_count) as changed_rows
+            from (%s) f
+            group by 1, 2, 3, 4, 5
+        ), by_actor as (
+            insert into audit.daily_activity as a
+                (workspace_id, day, event, resource_type, actor_type, actor_id, actor_name, entries, changed_rows)
+            select workspace_id, %L, event, resource_type, actor_type, actor_id, actor_name, entries, changed_rows from found
+            on conflict on constraint activity_is_counted_once do update
+            set entries = a.entries + excluded.entries, changed_rows = a.changed_rows + excluded.changed_rows,
+                actor_name = excluded.actor_name
+        )
+        insert into audit.activity_total as t (workspace_id, part, starts_at, event, resource_type, actor_id, actor_name, entries)
+        select workspace_id, 'day', $3, event, resource_type, null, null, sum(entries) from found group by 1, 4, 5
+        union all
+        select workspace_id, 'day_actor', $3, null, null, actor_id, max(actor_name), sum(entries)
+        from found where event not like 'log\_%%' group by 1, 6
+        on conflict on constraint total_is_counted_once do update
+        set entries = t.entries + excluded.entries, actor_name = excluded.actor_name
+        $sql$, workspaces, day)
+    using counted_from, counted_to, audit.day_start(day), next_day;
+    update audit.watermark w set counted_until = counted_to;
+    return counted_to;
+end
+$function$;
+comment on function audit.advance_counts(interval) is
+    'Counts the entries from where the counts end to the watermark, at most to the end of that UTC day, unless it is less than at_least and the day goes on. Call it until it returns the watermark. Returns where the counts end.';
+
+create function audit.recount()
+    returns void
+    language sql
+    volatile
+    security definer
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    delete from audit.daily_activity;
+    delete from audit.activity_total;
+    update audit.watermark set counted_until = null;
+end;
+comment on function audit.recount() is
+    'Forgets all counts; upkeep counts anew, reading goes on, more slowly. For a log whose entries were altered by a superuser.';
+
+create function audit.reading_bounds()
+    returns table (watermark timestamptz, counted_until timestamptz, oldest timestamptz)
+    language sql
+    stable
+    security definer
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    select w.moment, w.counted_until, audit.day_start(u.oldest_day)
+    from audit.upkeep u left join audit.watermark w on true;
+end;
+comment on function audit.reading_bounds() is
+    'Between which moments readers read: the watermark, where the counts end, and the first instant that retention keeps. Null: upkeep has not said yet.';

@@ -1,0 +1,71 @@
+-- Search by words: in the names of an entry and its changed values. On closed days an index answers, on the days since the
+-- entries are read.
+
+set search_path = pg_catalog, pg_temp;
+
+create function audit.entry_words(resource_name text, actor_name text, before jsonb, after jsonb)
+    returns tsvector
+    language sql
+    immutable
+    parallel safe
+    -- Dear: what is cheap is asked first.
+    cost 1000
+-- Values without their keys. Cut, because a tsvector holds a megabyte at most and more is an error.
+return to_tsvector('pg_catalog.simple'::regconfig, left(
+    coalesce(resource_name, '') || ' ' || coalesce(actor_name, '')
+    || coalesce((select string_agg(' ' || left(v #>> '{}', 100000), '')
+                 from jsonb_path_query(before, 'strict $.** ? (@.type() == "string" || @.type() == "number")') v), '')
+    || coalesce((select string_agg(' ' || left(v #>> '{}', 100000), '')
+                 from jsonb_path_query(after, 'strict $.** ? (@.type() == "string" || @.type() == "number")') v), ''),
+    100000));
+comment on function audit.entry_words(text, text, jsonb, jsonb) is
+    'The words by which an entry or a changed row is found: its names and the values before and after, without the columns'' names; of these texts the first 100,000 characters. Changing it wants every index named …_words made anew.';
+
+create type audit.search_hit as (
+    id uuid,
+    created_at timestamptz,
+    event text,
+    resource_type text,
+    resource_id text,
+    resource_name text,
+    actor_id text,
+    actor_name text,
+    request_id text,
+    row_count bigint
+);
+comment on type audit.search_hit is 'An entry that audit.search found: what lists filter and sort by.';
+
+create function audit.search(words text, since timestamptz, until timestamptz)
+    returns setof audit.search_hit
+    language plpgsql
+    stable
+    security definer
+    set search_path = pg_catalog, pg_temp
+    -- The plan must know the days.
+    set plan_cache_mode = 'force_custom_plan'
+as $function$
+declare
+    -- Never an argument: what a reader may see is his transaction's alone.
+    workspace constant text := current_setting('audit.reader_workspace', true);
+    query constant tsquery := plainto_tsquery('pg_catalog.simple', words);
+begin
+    return query
+    select e.id, e.created_at, e.event, e.resource_type, e.resource_id, e.resource_name, e.actor_id, e.actor_name,
+           e.request_id, e.row_count
+    from audit.entry e
+    where e.workspace_id = workspace and e.created_at >= since and e.created_at < until
+      and audit.entry_words(e.resource_name, e.actor_name, e.before, e.after) @@ query
+    union
+    select e.id, e.created_at, e.event, e.resource_type, e.resource_id, e.resource_name, e.actor_id, e.actor_name,
+           e.request_id, e.row_count
+    from (
+        select distinct c.entry_id, c.created_at
+        from audit.change c
+        where c.workspace_id = workspace and c.created_at >= since and c.created_at < until
+          and audit.entry_words(c.resource_name, null, c.before, c.after) @@ query) found
+    join audit.entry e on e.workspace_id = workspace and e.created_at = found.created_at and e.id = found.entry_id
+    where e.created_at >= since and e.created_at < until;
+end
+$function$;
+comment on function audit.search(text, timestamptz, timestamptz) is
+    'The entries of the workspace that the transaction names (audit.reader_workspace), within a stretch of time, that hold every one of the words, in an entry''s own values or in those of one of its rows.';
