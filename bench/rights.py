@@ -74,11 +74,13 @@ def fill(connection: Connection) -> None:
 
 def compare_statements(connection: Connection, rounds: int) -> None:
     """Print what the first page's statements cost under row-level security and past it."""
-    filters = {"not_reading": True, "since": datetime.now(UTC) - timedelta(days=90)}
-    values = {**filters, "limit": 50, "offset": 0}
+    filters = {"not_reading": True}
+    bounds = {"lower": datetime.now(UTC) - timedelta(days=90), "upper": datetime.now(UTC) + timedelta(days=1)}
+    values = {**filters, **bounds, "limit": 50, "offset": 0}
+    page = (queries.count_statement(filters), queries.select_statement(filters))
     statements = {
         (what, role): statement if role == READER else statement.replace("where", "where workspace_id = 'acme' and")
-        for what, statement in zip(STATEMENTS, queries.page_statements(filters), strict=True)
+        for what, statement in zip(STATEMENTS, page, strict=True)
         for role in (OWNER, READER)
     }
     cost: dict[tuple[str, str], list[float]] = defaultdict(list)

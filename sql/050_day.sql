@@ -348,6 +348,7 @@ begin
         execute format('drop table audit.%I', change_name);
     end if;
     execute format('drop table audit.%I', day_name);
+    perform audit.forget_day(day_name);
 end
 $function$;
 comment on function audit.drop_day(text, jsonb) is

@@ -142,3 +142,23 @@ end
 $function$;
 comment on function audit.note_frozen(text) is
     'Notes that a closed day is frozen, if its last vacuum found all its pages visible to everybody. Returns whether it is.';
+
+create function audit.forget_day(day_name text)
+    returns void
+    language sql
+    volatile
+    security definer
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    delete from audit.closed_day c where c.day_name = forget_day.day_name;
+    -- A day was named after its last one; what stands in another partition, being on hold, keeps its counts.
+    delete from audit.daily_activity a
+    where a.day <= to_date(right(forget_day.day_name, 8), 'YYYYMMDD')
+      and not exists (select from audit.day_partition d
+                      where d.log_table = 'entry' and audit.day_start(a.day) >= d.lower_bound and audit.day_start(a.day) < d.upper_bound);
+    delete from audit.activity_total t
+    where t.starts_at < audit.day_start(to_date(right(forget_day.day_name, 8), 'YYYYMMDD') + 1)
+      and not exists (select from audit.day_partition d
+                      where d.log_table = 'entry' and t.starts_at >= d.lower_bound and t.starts_at < d.upper_bound);
+end;
+comment on function audit.forget_day(text) is 'Takes a dropped day out of the counts and the closed days.';

@@ -25,7 +25,7 @@ declare
         'row_count_is_estimated', case when not is_exact then true end,
         'partition', (select format('%I.%I', n.nspname, c.relname)
                       from pg_class c join pg_namespace n on n.oid = c.relnamespace
-                      where c.oid = relation and c.relispartition))), '{}');
+                      where c.oid = relation and c.relispartition limit 1))), '{}');
 begin
     -- $1 created_at, $2 actor, $3 table_schema, $4 table_name
     return format($sql$
@@ -42,7 +42,7 @@ $sql$, pieces -> 'events' ->> 'TRUNCATE', pieces -> 'new' ->> 'default_type',
         case when is_exact
              then format('select %s collate "C" as workspace_id, count(*) as row_count from only %s audit_n group by 1',
                          pieces -> 'new' ->> 'workspace', relation::regclass)
-             else format('select %L::text as workspace_id, greatest(reltuples, 0)::bigint as row_count from pg_class where oid = %s',
+             else format('select %L::text as workspace_id, max(greatest(reltuples, 0))::bigint as row_count from pg_class where oid = %s',
                          pieces -> 'new' ->> 'constant_workspace', relation) end);
 end
 $function$;
@@ -229,7 +229,8 @@ declare
 begin
     if tg_op = 'TRUNCATE' then
         -- A partitioned table holds no rows of its own: TRUNCATE fires the triggers of its partitions too.
-        if (select relkind from pg_catalog.pg_class where oid = tg_relid) = 'p' then
+        -- Not by its one row: a transaction with an old snapshot that truncates twice finds that twice.
+        if exists (select from pg_catalog.pg_class where oid = tg_relid and relkind = 'p') then
             return null;
         end if;
         audit_actor := audit.read_actor_context();%5$s

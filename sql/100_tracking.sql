@@ -182,7 +182,7 @@ begin
             select t.tgname
             from pg_trigger t
             join pg_proc p on p.oid = t.tgfoid
-            where t.tgrelid = partition and p.pronamespace = 'audit'::regnamespace and p.proname like 'capture\_%'
+            where t.tgrelid = partition and t.tgparentid = 0 and p.pronamespace = 'audit'::regnamespace and p.proname like 'capture\_%'
         loop
             execute format('drop trigger %I on %s', trigger_name, partition::regclass);
         end loop;

@@ -406,7 +406,8 @@ begin
         select array_agg(relid) into members from tree;
         for partition in
             select relid from unnest(members) tree(relid)
-            where not exists (select from pg_trigger t where t.tgrelid = tree.relid and t.tgfoid = tracked.function_oid)
+            where not exists (select from pg_trigger t
+                              where t.tgrelid = tree.relid and t.tgfoid = tracked.function_oid and t.tgparentid = 0)
         loop
             begin
                 perform audit.create_capture_triggers(partition, tracked.function_name);

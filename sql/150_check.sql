@@ -73,13 +73,14 @@ begin
                     else format('alter table %s enable always trigger %I', part.oid::regclass, expected.name) end
         from audit.partitions_of(relation) part(oid)
         cross join (values ('audit_insert', 4, null, 'audit_new_rows'), ('audit_update', 16, 'audit_old_rows', 'audit_new_rows'),
-                           ('audit_delete', 8, 'audit_old_rows', null), ('audit_truncate', 34, null, null)) expected(name, kind, old_rows, new_rows)
+                           ('audit_delete', 8, 'audit_old_rows', null), ('audit_truncate', 34, null, null), ('audit_merge', 7, null, null)) expected(name, kind, old_rows, new_rows)
         left join pg_trigger t on t.tgrelid = part.oid and t.tgname = expected.name
         left join pg_trigger g
             on g.oid = t.oid and g.tgfoid = audit.capture_function(tracked.id) and g.tgtype = expected.kind
-           and g.tgqual is null and g.tgattr = ''
+           and (g.tgqual is not null) = (expected.name = 'audit_merge') and g.tgattr = ''
            and g.tgoldtable is not distinct from expected.old_rows::name and g.tgnewtable is not distinct from expected.new_rows::name
         where g.tgenabled is distinct from 'A'
+          and (expected.name <> 'audit_merge' or exists (select from pg_class c where c.oid = part.oid and c.relkind = 'p' and not c.relispartition))
         order by part.oid <> relation, part.oid::regclass::text, expected.name;
 
         -- Inheritance: triggers fire for the table that a statement names.

@@ -171,14 +171,14 @@ begin atomic
         'prepared_until', (select max(audit.utc_day(upper_bound)) - 1 from audit.day_partition where log_table = 'entry' and not is_beyond),
         'oldest_day', (select min(audit.utc_day(lower_bound)) from audit.day_partition where log_table = 'entry' and not is_beyond),
         'retention_days', u.retention_days,
-        'days_held', (select coalesce(jsonb_agg(h.day order by h.day), '[]') from audit.day_hold h),
         'watermark', (select moment from audit.watermark),
         'watermark_held_by', audit.watermark_holder(),
         'counted_until', (select w.counted_until from audit.watermark w),
         'days_to_close', (select count(*) from audit.days_to_close()),
+        'days_held', (select coalesce(jsonb_agg(h.day order by h.day), '[]') from audit.day_hold h),
         'entries_beyond', (select count(*) from audit.entry e
                            where e.created_at >= (select lower_bound from audit.day_partition where log_table = 'entry' and is_beyond)))
     from audit.upkeep u;
 end;
 comment on function audit.upkeep_status() is
-    'The state of upkeep as one object: version, last_run_at, last_problem, is_late, prepared_until (last day that stands ready), oldest_day, retention_days, days_held (the days on hold), watermark, watermark_held_by, counted_until, days_to_close, entries_beyond (entries past the prepared days).';
+    'The state of upkeep as one object: version, last_run_at, last_problem, is_late, prepared_until (last day that stands ready), oldest_day, retention_days, watermark, watermark_held_by, counted_until, days_to_close, days_held (the days on hold), entries_beyond (entries past the prepared days).';

@@ -134,8 +134,7 @@ grant select (prefix, workspace_id, name, role, created_at, expires_at, lifetime
 grant select (prefix, key_prefix, opened_at, ends_at) on audit.page_session to audit_dba;
 grant execute on function
     audit.check(), audit.upkeep_status(), audit.list_keys(text), audit.retention_days(), audit.upkeep_is_late(), audit.entry_moment(uuid),
-    audit.day_start(date), audit.utc_day(timestamptz), audit.days_past_retention(), audit.dropped_until(), audit.day_is_held(text),
-    audit.watermark_holder(), audit.reading_bounds(),
+    audit.day_start(date), audit.utc_day(timestamptz), audit.days_past_retention(), audit.dropped_until(), audit.day_is_held(text), audit.watermark_holder(), audit.reading_bounds(),
     audit.reading_indexes(), audit.entry_words(text, text, jsonb, jsonb), audit.days_to_close(),
     audit.row_history(regclass, text), audit.row_history(text, text, text),
     audit.row_as_of(regclass, text, timestamptz), audit.row_as_of(text, text, text, timestamptz),
@@ -147,12 +146,13 @@ grant usage on type audit.table_span, audit.row_change to audit_dba;
 
 -- audit_maintainer: upkeep and keys; becomes audit_owner by SET ROLE for what functions cannot do.
 grant usage on schema audit to audit_maintainer;
-grant select on audit.day_partition, audit.tracked_table, audit.upkeep, audit.day_hold, audit.watermark, audit.closed_day to audit_maintainer;
+grant select on audit.day_partition, audit.tracked_table, audit.upkeep, audit.day_hold, audit.watermark, audit.closed_day
+    to audit_maintainer;
 grant execute on function
-    audit.take_upkeep_turn(), audit.maintain(), audit.advance_watermark(), audit.watermark_holder(),
+    audit.take_upkeep_turn(), audit.maintain(), audit.prepare_days(integer, integer), audit.advance_watermark(), audit.watermark_holder(),
     audit.advance_counts(interval), audit.recount(), audit.days_to_close(), audit.close_day(text), audit.note_frozen(text),
-    audit.prepare_days(integer, integer), audit.drop_day(text, jsonb), audit.count_day(text), audit.days_past_retention(),
-    audit.dropped_until(), audit.day_is_held(text), audit.move_oldest_day(), audit.hold_day(date, text), audit.release_day(date), audit.note_upkeep(text),
+    audit.drop_day(text, jsonb), audit.count_day(text), audit.days_past_retention(), audit.dropped_until(), audit.day_is_held(text),
+    audit.move_oldest_day(), audit.hold_day(date, text), audit.release_day(date), audit.note_upkeep(text),
     audit.follow_table(bigint, text), audit.check(), audit.upkeep_status(), audit.upkeep_is_late(), audit.retention_days(),
     audit.day_start(date), audit.utc_day(timestamptz),
     audit.create_key(text, bytea, text, text, text, timestamptz), audit.rotate_key(text, text, bytea, interval, timestamptz),

@@ -517,12 +517,20 @@ def truncate_cascade(cell: Cell) -> None:
 # MERGE
 
 
-def _merge(cell: Cell, into: str, columns: Sequence[str], source: Row, made: Row) -> str:
+def _merge(
+    cell: Cell,
+    into: str,
+    columns: Sequence[str],
+    source: Row,
+    made: Row,
+    order: Sequence[str] = ("update", "delete", "keep", "insert"),
+) -> str:
     """Return a MERGE that updates row 0, deletes row 1, leaves row 2 and inserts one."""
     first, second, third = cell.rows
     new = ", ".join(made[c].sql for c in cell.shape.written)
+    values = ", ".join(f"('{what}')" for what in order)
     return (
-        f"merge into {into} as target using (values ('update'), ('delete'), ('keep'), ('insert')) as source (what) on"
+        f"merge into {into} as target using (values {values}) as source (what) on"
         f" case source.what when 'update' then {cell.find(first, 'target')} when 'delete' then"
         f" {cell.find(second, 'target')} when 'keep' then {cell.find(third, 'target')} else false end"
         f" when matched and source.what = 'update' then update set {cell.assign(columns, source)}"
@@ -537,6 +545,19 @@ def merge(cell: Cell) -> None:
     """All branches in one statement."""
     first, second = cell.rows[:2]
     cell.run(_merge(cell, cell.table, cell.shape.settable, second, cell.shape.rows[3]))
+    cell.updates((first, cell.shape.assigned(first, cell.shape.settable, second)))
+    cell.deletes(second)
+    cell.inserts(cell.shape.rows[3])
+    cell.then()
+
+
+@form()
+def merge_that_inserts_first(cell: Cell) -> None:
+    """PostgreSQL would hand on the inserted row as the updated one where the table is partitioned."""
+    first, second = cell.rows[:2]
+    order = ("insert", "keep", "update", "delete")
+    cell.run("set enable_hashjoin = off; set enable_mergejoin = off; set enable_sort = off")
+    cell.run(_merge(cell, cell.table, cell.shape.settable, second, cell.shape.rows[3], order))
     cell.updates((first, cell.shape.assigned(first, cell.shape.settable, second)))
     cell.deletes(second)
     cell.inserts(cell.shape.rows[3])

@@ -119,15 +119,15 @@ def test_session_replication_role_of_a_role_or_database_skips_no_operation(
     ("damage", "found", "left"),
     [
         ("alter table document disable trigger audit_update", ["trigger_disabled"], 5 + 1),
-        ("alter table document disable trigger all", ["trigger_disabled"] * 4, 3),
-        ("alter table document disable trigger user", ["trigger_disabled"] * 4, 3),
+        ("alter table document disable trigger all", ["trigger_disabled"] * 5, 3),
+        ("alter table document disable trigger user", ["trigger_disabled"] * 5, 3),
         # Ordinary triggers, which replica mode skips, since somebody switched all of them off and on again.
         (
             (
                 "alter table document disable trigger all; alter table document enable trigger all;"
                 " set session_replication_role = replica"
             ),
-            ["trigger_not_always"] * 4,
+            ["trigger_not_always"] * 5,
             3,
         ),
         ("alter table document enable replica trigger audit_insert", ["trigger_not_always"], 7),

@@ -123,12 +123,12 @@ def tracked(db: Connection) -> Connection:
             ),
         ),
         (
-            "every tracked table and leaf has its four triggers, ENABLE ALWAYS",
+            "every tracked table and leaf has its triggers, ENABLE ALWAYS",
             (
                 "select c.relname from pg_class c where c.relname in ('document', 'document_1', 'document_2')"
                 " and (select array_agg(t.tgname::text || t.tgenabled::text order by t.tgname)"
                 " from pg_trigger t where t.tgrelid = c.oid)"
-                " is distinct from '{audit_deleteA,audit_insertA,audit_truncateA,audit_updateA}'"
+                " is distinct from '{audit_deleteA,audit_insertA,audit_mergeA,audit_truncateA,audit_updateA}'"
             ),
         ),
         (

@@ -214,6 +214,14 @@ def test_copy_and_truncate_go_on(document: Connection, writer: Connection) -> No
     ]
 
 
+def test_a_table_is_truncated_twice(document: Connection, writer: Connection) -> None:
+    # The snapshot sees the catalogue's row of before, which it may, and its own transaction's.
+    document.execute("alter table document add a integer")
+    writer.execute("truncate document")
+    writer.execute("truncate document; commit")
+    assert trail(document, "operation, row_count")[2:] == [("TRUNCATE", 0)] * 2
+
+
 def test_a_table_that_is_tracked_since_is_captured(document: Connection, writer: Connection) -> None:
     document.execute("create table fresh (id integer primary key, workspace_id text, a integer default 5)")
     document.execute("select audit.enable_tracking('fresh')")

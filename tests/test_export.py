@@ -5,11 +5,16 @@ It must not repeat what the lists' filters do; test_notification.py does.
 
 import asyncio
 import csv
+import gzip
 import hashlib
 import io
 import json
-import time
+import signal
+import socket
+import subprocess
+import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -18,7 +23,18 @@ import pytest
 from daybook import database as databases
 from daybook import queries
 from daybook.errors import Unreadable
-from tests.conftest import Database
+from daybook.exports import takes_gzip
+from tests.conftest import Database, TestServer
+from tests.exporting import (
+    CSV,
+    NDJSON,
+    add_entries,
+    add_entries_like,
+    exported,
+    let_exports_sleep,
+    wait_for_a_sleeping_export,
+    wait_for_no_export,
+)
 from tests.reading import (
     AS_ADMIN,
     AS_MEMBER,
@@ -30,14 +46,13 @@ from tests.reading import (
     add_entry,
     add_keys,
     opened,
+    shared_database,
     today,
 )
 from tests.serving import AUTHORIZATION, head, opened_connection, served
 
 Connection = psycopg.Connection[Any]
 
-NDJSON = "/api/v1/notification/export.ndjson"
-CSV = "/api/v1/notification/export.csv"
 UNREADABLE = '{"detail":"The log cannot be read at the moment. Please try again."}'
 
 
@@ -46,38 +61,6 @@ def api(database: Database, db: Connection) -> Iterator[Client]:
     add_keys(db)
     with opened(database) as client:
         yield client
-
-
-def exported(db: Connection) -> list[Any]:
-    """The details of the log_exported entries, with the workspace and the key of each."""
-    query = "select workspace_id, actor_id, context -> 'details' from audit.entry where event = 'log_exported'"
-    return db.execute(query).fetchall()
-
-
-def add_entries(db: Connection, count: int) -> None:
-    """Put many entries into the log, copies of one."""
-    add_entry(db, after={"text": "x" * 300})
-    columns = (
-        "workspace_id, event, operation, resource_type, actor_type, actor_id, actor_name, row_count, database_user"
-    )
-    db.execute(
-        f"""
-        insert into audit.entry (id, created_at, transaction_id, after, {columns})
-        select audit.new_entry_id(created_at), created_at, transaction_id, after, {columns}
-        from audit.entry, generate_series(2, %s)""".encode(),
-        [count],
-    )
-
-
-def wait_for_no_export(db: Connection) -> None:
-    """Return once no connection of the app is in a transaction."""
-    busy = """
-        select from pg_stat_activity
-        where datname = current_database() and application_name = 'daybook serve' and state <> 'idle'"""
-    deadline = time.monotonic() + 10
-    while db.execute(busy).rowcount:
-        assert time.monotonic() < deadline, "an export goes on"
-        time.sleep(0.01)
 
 
 # NDJSON
@@ -113,6 +96,56 @@ def test_an_export_of_several_batches_is_whole(api: Client, db: Connection, monk
     lines = [json.loads(line) for line in api.get(NDJSON + "?expand=changes", headers=AS_ADMIN).text.splitlines()]
     assert [line["id"] for line in lines[:5]] == entries[::-1]
     assert [row["after"] for row in lines[5]["changes"]["rows"]] == [{"size": 2}, {"size": 3}]
+
+
+LARGE = {"text": 'ä€😀 "quoted", \\ and\nbroken' * 9, "size": 1.50}
+
+
+def add_large(db: Connection) -> None:
+    """Put entries with values larger than a few bytes into the log: of one row, of several, some without a key."""
+    add_entry(db, today(hours=-1), before=LARGE, after=LARGE | {"size": 2})
+    add_entry(db, today(hours=-2), before=None, after=LARGE)
+    add_entry(db, today(hours=-3), before={"a": 1}, after=LARGE)
+    bulk = add_entry(db, today(hours=-4), row_count=5, resource_id=None)
+    add_changes(db, bulk, range(1, 3))
+    db.execute(
+        """
+        insert into audit.change (entry_id, created_at, workspace_id, before, after)
+        select id, created_at, workspace_id, jsonb_build_object('n', n, 'text', repeat('é"', 50)), null
+        from audit.entry, generate_series(1, 3) n where id = %s""",
+        [bulk],
+    )
+
+
+def test_a_value_of_any_size_is_exported_as_the_list_writes_it(
+    api: Client, db: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_large(db)
+    listed = api.get(WORKSPACE + "?expand=changes,context", headers=AS_ADMIN).json()["results"]
+    monkeypatch.setattr(queries, "LARGEST_AT_ONCE", 20)
+    monkeypatch.setattr(queries, "PIECE", 7)
+    *lines, manifest = api.get(NDJSON + "?expand=changes,context", headers=AS_ADMIN).content.splitlines(keepends=True)
+    assert [json.loads(line) for line in lines] == listed
+    assert [len(line["changes"]["rows"]) for line in listed] == [1, 1, 1, 5]
+    assert json.loads(manifest)["manifest"]["sha256"] == hashlib.sha256(b"".join(lines)).hexdigest()
+
+
+def test_a_large_value_is_never_held_whole(api: Client, db: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    whole = queries._read_large
+
+    async def measured(connection: Any, large: Any) -> Any:
+        async for piece in whole(connection, large):
+            read.append(len(piece))
+            yield piece
+
+    monkeypatch.setattr(queries, "_read_large", measured)
+    entry = add_entry(db, after={"text": ""})
+    db.execute("alter table audit.entry disable trigger user")
+    db.execute("update audit.entry set after = jsonb_build_object('text', repeat('x', 1000000)) where id = %s", [entry])
+    line = api.get(NDJSON + "?expand=changes", headers=AS_ADMIN).text.splitlines()[0]
+    assert json.loads(line)["changes"]["rows"][0]["after"] == {"text": "x" * 1_000_000}
+    assert read == [262_144, 262_144, 262_144, 213_580]
 
 
 # CSV
@@ -161,6 +194,71 @@ def test_what_a_spreadsheet_would_compute_is_text(api: Client, db: Connection, b
     add_entry(db, resource_name=f"{beginning}HYPERLINK(1)", context={"reason": f"{beginning}1"})
     [row] = csv.DictReader(io.StringIO(api.get(CSV, headers=AS_ADMIN).text, newline=""))
     assert (row["resource_name"], row["reason"]) == (f"'{beginning}HYPERLINK(1)", f"'{beginning}1")
+
+
+def test_a_csv_holds_values_of_any_size(api: Client, db: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_large(db)
+    at_once = api.get(CSV, headers=AS_ADMIN).content
+    monkeypatch.setattr(queries, "LARGEST_AT_ONCE", 20)
+    monkeypatch.setattr(queries, "PIECE", 7)
+    in_pieces = api.get(CSV, headers=AS_ADMIN)
+    rows = list(csv.DictReader(io.StringIO(in_pieces.text, newline="")))
+    assert in_pieces.content == at_once
+    assert [json.loads(row["after"] or "null") for row in rows] == [LARGE | {"size": 2}, LARGE, LARGE, None]
+
+
+# gzip
+
+
+@pytest.mark.parametrize("path", [NDJSON, CSV])
+def test_an_export_is_compressed_when_asked(api: Client, db: Connection, path: str) -> None:
+    add_entries(db, 300)
+    plain = api.get(path, headers=AS_ADMIN | {"Accept-Encoding": "identity"})
+    with api.stream("GET", path, headers=AS_ADMIN | {"Accept-Encoding": "gzip"}) as answer:
+        compressed = b"".join(answer.iter_raw())
+    assert gzip.decompress(compressed) == plain.content
+    assert len(compressed) * 3 < len(plain.content)
+    assert (answer.headers["Content-Encoding"], answer.headers["Vary"]) == ("gzip", "Accept-Encoding")
+    assert ("Content-Encoding" in plain.headers, plain.headers["Vary"]) == (False, "Accept-Encoding")
+    assert answer.headers["Content-Type"] == plain.headers["Content-Type"]
+
+
+def test_a_head_says_that_an_export_would_be_compressed(api: Client) -> None:
+    answer = api.head(NDJSON, headers=AS_ADMIN | {"Accept-Encoding": "gzip"})
+    assert (answer.headers["Content-Encoding"], answer.headers["Vary"]) == ("gzip", "Accept-Encoding")
+
+
+@pytest.mark.parametrize(
+    ("accepted", "compressed"),
+    [
+        ([], False),
+        ([""], False),
+        (["gzip"], True),
+        (["GZip"], True),
+        (["x-gzip"], True),
+        (["deflate, br"], False),
+        (["deflate, gzip;q=1.0, *;q=0.5"], True),
+        (["br;q=1.0 , gzip ; q=0.2"], True),
+        (["br", "gzip"], True),
+        (["gzip;q=0"], False),
+        (["gzip;q=0.000, *"], False),
+        (["*"], True),
+        (["*;q=0"], False),
+        (["identity"], False),
+        (["identity, gzip;q=0.5"], False),
+        (["identity;q=0.5, gzip;q=0.5"], True),
+        (["identity;q=0, *"], True),
+        (["gzip;q=0.5, *"], False),
+        (["gzip;q=x"], False),
+        (["gzip;q=1.1"], False),
+        (["gzip;level=9"], False),
+        (["gzipped"], False),
+        (["g\xff, gzip"], True),
+    ],
+)
+def test_a_client_asks_for_gzip_by_weights(accepted: list[str], compressed: bool) -> None:
+    headers = [(b"Accept-Encoding", value.encode("latin-1")) for value in accepted]
+    assert takes_gzip([(b"accept", b"gzip"), *headers]) == compressed
 
 
 # What is recorded
@@ -259,28 +357,140 @@ def test_an_export_that_breaks_off_has_no_manifest(
 ) -> None:
     monkeypatch.setattr(queries, "EXPORTED_AT_ONCE", 1)
     [add_entry(db, today(hours=-1, seconds=second)) for second in range(2)]
-    whole = queries._first_changes
+    whole = queries._exported_changes
 
-    async def breaking(connection: Any, rows: Any) -> Any:
+    def breaking(connection: Any, rows: Any) -> Any:
         db.execute("select pg_terminate_backend(pid, 5000) from pg_stat_activity where query like 'FETCH%'")
-        return await whole(connection, rows)
+        return whole(connection, rows)
 
-    monkeypatch.setattr(queries, "_first_changes", breaking)
+    monkeypatch.setattr(queries, "_exported_changes", breaking)
     text = api.get(NDJSON + "?expand=changes", headers=AS_ADMIN).text
     assert "manifest" not in text
     assert exported(db) != []
 
 
-def test_a_client_that_goes_away_frees_the_connection_and_is_not_worth_a_word(
-    database: Database, db: Connection
+@pytest.fixture(scope="module")
+def long(server: TestServer) -> Iterator[tuple[Connection, subprocess.Popen[str], int]]:
+    """A server over a log that no socket's buffers hold, even compressed: superuser's connection, process, port."""
+    with shared_database(server) as database:
+        db = database.connect()
+        add_keys(db)
+        # Half a megabyte that does not compress by what came before it.
+        value = "select jsonb_build_object('text', string_agg(md5(n::text), '')) from generate_series(1, 16000) n"
+        row = db.execute(value.encode()).fetchone()
+        assert row is not None
+        add_entry(db, after=row[0])
+        add_entries_like(db, 60)
+        with served(database) as (process, port):
+            yield db, process, port
+
+
+WAYS = [(NDJSON + "?expand=changes", ""), (CSV, ""), (NDJSON + "?expand=changes", "gzip")]
+
+
+@pytest.mark.parametrize(("path", "coding"), WAYS)
+def test_an_export_cut_short_lacks_the_last_chunk_and_what_a_whole_one_ends_with(
+    long: tuple[Connection, subprocess.Popen[str], int], path: str, coding: str
+) -> None:
+    db, _, port = long
+    with opened_connection(port) as client:
+        client.sendall(head("GET", path, AUTHORIZATION, f"Accept-Encoding: {coding}"))
+        with client.makefile("rb") as coming:
+            answer = coming.read(1_000_000)
+            db.execute(
+                "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
+                " where datname = current_database() and application_name = 'daybook serve' and xact_start is not null"
+            )
+            answer += coming.read()
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert not answer.endswith(b"\r\n0\r\n\r\n")
+    assert b'{"manifest":' not in answer
+    stream = zlib.decompressobj(wbits=31)
+    assert not coding or (stream.decompress(unchunked(answer)) and not stream.eof)
+
+
+@pytest.mark.parametrize(("path", "coding"), WAYS)
+def test_a_whole_export_ends_with_the_last_chunk(
+    long: tuple[Connection, subprocess.Popen[str], int], path: str, coding: str
+) -> None:
+    _, _, port = long
+    with opened_connection(port) as client:
+        client.sendall(head("GET", path, AUTHORIZATION, f"Accept-Encoding: {coding}"))
+        with client.makefile("rb") as rest:
+            answer = rest.read()
+    stream = zlib.decompressobj(wbits=31)
+    body = stream.decompress(unchunked(answer)) if coding else unchunked(answer)
+    assert answer.endswith(b"\r\n0\r\n\r\n")
+    assert stream.eof == bool(coding)
+    assert len(body) > 30_000_000
+
+
+def unchunked(answer: bytes) -> bytes:
+    """The body of an answer as far as it came (RFC 9112, 7.1)."""
+    rest = answer.partition(b"\r\n\r\n")[2]
+    body = []
+    while rest:
+        size, _, rest = rest.partition(b"\r\n")
+        body.append(rest[: int(size, 16)])
+        rest = rest[int(size, 16) + 2 :]
+    return b"".join(body)
+
+
+def test_an_export_that_broke_off_is_one_line_in_the_server_s_log(database: Database, db: Connection) -> None:
+    add_keys(db)
+    add_entry(db)
+    let_exports_sleep(db)
+    with served(database, DAYBOOK_STATEMENT_TIMEOUT="10min") as (process, port):
+        with opened_connection(port) as client:
+            client.sendall(head("GET", NDJSON, AUTHORIZATION))
+            backend = wait_for_a_sleeping_export(db)
+            db.execute("select pg_terminate_backend(%s, 5000)", [backend])
+            client.makefile("rb").read()
+        process.terminate()
+        assert process.stderr is not None
+        assert process.stderr.read() == "exporting failed: AdminShutdown 57P01\n"
+
+
+def test_a_server_that_stops_ends_its_exports_without_a_word(database: Database, db: Connection) -> None:
+    add_keys(db)
+    add_entry(db)
+    let_exports_sleep(db)
+    with served(database, bounds={"LAST_PATIENCE": 0.2}, DAYBOOK_STATEMENT_TIMEOUT="10min") as (process, port):
+        with opened_connection(port) as client:
+            client.sendall(head("GET", NDJSON, AUTHORIZATION))
+            wait_for_a_sleeping_export(db)
+            process.send_signal(signal.SIGTERM)
+            # Nothing follows on the head: the connection was reset, or ended, without a last chunk.
+            assert not answer_until_lost(client).endswith(b"0\r\n\r\n")
+        assert process.wait(20) == 0
+        wait_for_no_export(db)
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
+def answer_until_lost(client: socket.socket) -> bytes:
+    """What comes until the connection ends, in whatever way."""
+    answer = b""
+    with suppress(ConnectionResetError):
+        while piece := client.recv(65_536):
+            answer += piece
+    return answer
+
+
+@pytest.mark.parametrize("coding", ["", "gzip"])
+def test_a_client_that_goes_away_ends_the_query_and_is_not_worth_a_word(
+    database: Database, db: Connection, coding: str
 ) -> None:
     add_keys(db)
-    add_entries(db, 20_000)
-    with served(database) as (process, port):
+    add_entry(db)
+    let_exports_sleep(db)
+    # So that no time-out ends it.
+    with served(database, DAYBOOK_STATEMENT_TIMEOUT="10min") as (process, port):
         with opened_connection(port) as leaving:
-            leaving.sendall(head("GET", NDJSON + "?expand=changes", AUTHORIZATION))
-            assert leaving.recv(15) == b"HTTP/1.1 200 OK"
+            leaving.sendall(head("GET", NDJSON + "?expand=changes", AUTHORIZATION, f"Accept-Encoding: {coding}"))
+            backend = wait_for_a_sleeping_export(db)
         wait_for_no_export(db)
+        assert db.execute("select from pg_stat_activity where pid = %s", [backend]).rowcount == 0
         process.terminate()
         assert process.stderr is not None
         assert process.stderr.read() == ""

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from daybook import queries
+from daybook import filters, queries
 from tests.conftest import Database
 from tests.reading import (
     AS_ADMIN,
@@ -146,12 +146,12 @@ def test_reading_the_log_is_listed_only_when_it_is_named(api: Client, db: Connec
 
 def test_links_are_absolute_and_keep_every_other_parameter_sorted_by_name(api: Client, db: Connection) -> None:
     [add_entry(db) for _ in range(3)]
-    answer = api.get(WORKSPACE + "?z=1&page=2&page_size=1&b=%C3%A4+%26&a&page=2&event=*&z=0&q=%ff%zz", headers=AS_ADMIN)
+    answer = api.get(WORKSPACE + "?z=1&page=2&page_size=1&b=%C3%A4+%26&a&page=2&event=*&z=0&s=%ff%zz", headers=AS_ADMIN)
     assert answer.json()["next"] == (
-        "http://log.example/api/v1/notification/workspace/?a=&b=%C3%A4+%26&event=%2A&page=3&page_size=1&q=%FF%25zz&z=1&z=0"
+        "http://log.example/api/v1/notification/workspace/?a=&b=%C3%A4+%26&event=%2A&page=3&page_size=1&s=%FF%25zz&z=1&z=0"
     )
     assert answer.json()["previous"] == (
-        "http://log.example/api/v1/notification/workspace/?a=&b=%C3%A4+%26&event=%2A&page_size=1&q=%FF%25zz&z=1&z=0"
+        "http://log.example/api/v1/notification/workspace/?a=&b=%C3%A4+%26&event=%2A&page_size=1&s=%FF%25zz&z=1&z=0"
     )
     assert answer.json()["links"] == {"next": answer.json()["next"], "previous": answer.json()["previous"]}
 
@@ -241,7 +241,7 @@ def test_a_bulk_update_of_a_tracked_table_is_found_by_each_row_s_id(api: Client,
         ("resource_id=2", "B"),
         ("request_id=r-1", "A"),
         ("performer_id=42&event=resource_deleted", "B"),
-        ("unknown=1&q=nothing", "ABC"),
+        ("unknown=1&search=nothing", "ABC"),
     ],
 )
 def test_filters_narrow_a_list(api: Client, db: Connection, query: str, found: str) -> None:
@@ -479,7 +479,8 @@ def test_the_app_s_queries_leave_the_workspace_to_row_level_security(
     own, _ = add_entry(db), add_entry(db, workspace_id="globex")
     bulk = add_entry(db, workspace_id="globex", resource_id=None, row_count=2)
     add_changes(db, bulk, range(1, 3))
-    assert "workspace_id" not in " ".join(queries.page_statements({**queries.CLAUSES, **queries.TOUCHING}))
+    for each in ({**filters.FILTERS}, {name: 1 for name in filters.FILTERS if name != "q"}):
+        assert "workspace_id" not in queries.count_statement(each) + queries.select_statement(each)
     with opened(database, user=user) as api:
         assert listed(api) == [own]
         assert listed(api, RESOURCE, resource_id="1") == [own]

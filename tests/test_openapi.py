@@ -65,6 +65,7 @@ def test_every_path_of_the_api_is_described(schema: dict[str, Any]) -> None:
         "/api/v1/notification/resource/": methods,
         "/api/v1/notification/entry/{entry_id}/": methods,
         "/api/v1/notification/entry/{entry_id}/changes/": methods,
+        "/api/v1/notification/facets/": methods,
         "/api/v1/notification/export.ndjson": methods,
         "/api/v1/notification/export.csv": methods,
         "/healthz": ["get"],
@@ -100,7 +101,7 @@ def test_the_parameters_of_the_lists_are_described(schema: dict[str, Any]) -> No
     parameters = {parameter["name"]: parameter for parameter in schema["paths"][RESOURCE]["get"]["parameters"]}
     assert list(parameters) == [
         "resource_id", "days", "event", "performer_id", "resource_type", "created_after", "created_before",
-        "request_id", "expand", "page", "page_size",
+        "request_id", "q", "as_of", "expand", "page", "page_size", "cursor",
     ]  # fmt: skip
     assert parameters["resource_id"]["required"] is True
     assert parameters["page_size"]["schema"] == {"type": ["integer", "string"], "default": 50}

@@ -39,6 +39,11 @@ def page_link(url: str, query: Pairs, page: int | None) -> str | None:
     return url + ("?" + write_query(pairs) if pairs else "")
 
 
+def with_parameter(query: Pairs, name: str, value: str) -> Pairs:
+    """The parameters with this one given once, as `value`."""
+    return (*(pair for pair in query if pair[0] != name), (name, value))
+
+
 def encode_path(text: str) -> str:
     """A text as one segment of a path."""
     return quote(text, safe="")

@@ -12,9 +12,9 @@ from uuid import UUID
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from .addresses import Pairs, page_link
+from .addresses import Pairs, page_link, with_parameter
 from .database import Row
-from .queries import SHOWN_CHANGES, Found, own_changes
+from .queries import SHOWN_CHANGES, Facets, Found, Step, own_changes
 
 ENTRY_PATH = "/api/v1/notification/entry/"
 
@@ -111,16 +111,28 @@ class Numbers(Struct):
     previous_page: int | None
 
 
-class EntryPage(Struct):
-    """One page of entries, newest first; `count` is how many there are on all pages."""
+class Place(Struct):
+    """The numbers of a page; a cursor's step has none, and says where to go on."""
 
-    count: int
+    page: int | None
+    next_page: int | None
+    previous_page: int | None
+    cursor: str | UnsetType = UNSET
+
+
+class EntryPage(Struct):
+    """One page of entries, newest first; `count` is how many there are on all pages.
+
+    A cursor's step goes forward, oldest first: nobody has counted what is to come, and nothing lies before it.
+    """
+
+    count: int | None
     next: Address | None
     previous: Address | None
     results: list[Entry]
     links: Links
-    meta: Numbers
-    total_pages: int
+    meta: Place
+    total_pages: int | None
 
 
 class ChangePage(Struct):
@@ -133,6 +145,48 @@ class ChangePage(Struct):
     links: Links
     meta: Numbers
     total_pages: int
+
+
+class EventCount(Struct):
+    """How many entries an event has."""
+
+    event: str
+    count: int
+
+
+class ResourceTypeCount(Struct):
+    """How many entries a kind of resource has."""
+
+    resource_type: str
+    count: int
+
+
+class PerformerCount(Struct):
+    """How many entries somebody has; the name is one that was used."""
+
+    id: str
+    name: str
+    count: int
+
+
+class DayCount(Struct):
+    """How many entries a UTC day has."""
+
+    day: Annotated[str, Meta(description="A date by ISO 8601.")]
+    count: int
+
+
+class FacetPage(Struct):
+    """How many entries there are in all, and of each event, kind of resource, performer and day; most first.
+
+    The performers are the first hundred.
+    """
+
+    count: int
+    events: list[EventCount]
+    resource_types: list[ResourceTypeCount]
+    performers: list[PerformerCount]
+    days: list[DayCount]
 
 
 class Health(Struct):
@@ -157,7 +211,38 @@ def entry_page(
 ) -> EntryPage:
     """The body for a page of entries; `changes` are the first rows of the bulk entries among them."""
     entries = [write_entry(row, base, expand, changes) for row in found.rows]
-    return EntryPage(**_paging(found, base + path, query), results=entries)
+    paging = _paging(found, base + path, query)
+    numbers: Numbers = paging.pop("meta")
+    meta = Place(numbers.page, numbers.next_page, numbers.previous_page)
+    return EntryPage(**paging, meta=meta, results=entries)
+
+
+def entry_step(
+    step: Step, base: str, path: str, query: Pairs, expand: frozenset[str], changes: Mapping[UUID, Sequence[Row]]
+) -> EntryPage:
+    """The body for a cursor's step."""
+    cursor = step.position.write()
+    following = None if step.is_last else page_link(base + path, with_parameter(query, "cursor", cursor), 1)
+    return EntryPage(
+        count=None,
+        next=following,
+        previous=None,
+        results=[write_entry(row, base, expand, changes) for row in step.rows],
+        links=Links(following, None),
+        meta=Place(None, None, None, cursor),
+        total_pages=None,
+    )
+
+
+def facet_page(facets: Facets) -> FacetPage:
+    """The body for the facets."""
+    return FacetPage(
+        facets.count,
+        [EventCount(row["value"], row["count"]) for row in facets.events],
+        [ResourceTypeCount(row["value"], row["count"]) for row in facets.resource_types],
+        [PerformerCount(row["value"], row["name"], row["count"]) for row in facets.performers],
+        [DayCount(row["value"], row["count"]) for row in facets.days],
+    )
 
 
 def change_page(found: Found, base: str, path: str, query: Pairs) -> ChangePage:

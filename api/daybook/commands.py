@@ -6,6 +6,7 @@ It must print nothing on standard output but what a script needs; everything els
 from __future__ import annotations
 
 import argparse
+import asyncio
 import io
 import json
 import os
@@ -15,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from traceback import extract_tb
@@ -32,8 +33,25 @@ from .postgres import PostgresError
 from .settings import SettingError, Settings
 
 DONE, FOUND, WRONG_USE, UNREACHABLE = 0, 1, 2, 3
+# As a shell tells of a command that a signal ended.
+INTERRUPTED, ENDED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+NOT_INSTALLED = "pg_daybook is not installed in this database; run: daybook migrate"
 # Seconds between two looks for stale capture functions by a service.
 STALE_AFTER = 60.0
+# What may be asked of an export: the filters of the REST app's lists, by its own names.
+EXPORT_HELP = {
+    "days": "entries of the last so many times 24 hours (90)",
+    "event": "events by name, or by their beginning (resource_*); repeated or separated by commas",
+    "performer_id": "who did it; system too",
+    "resource_type": "the kind of thing affected",
+    "resource_id": "the thing affected",
+    "created_after": "this moment or later, such as 2026-03-14 or 2026-03-14T09:30:00Z",
+    "created_before": "before this moment",
+    "request_id": "the application's request",
+    "q": "words, all of which an entry holds in its names or changed values",
+    "as_of": "now: only what is final now",
+    "expand": "further keys of an NDJSON entry: changes, context, actor, resource",
+}
 LONGEST_WORKSPACE = 2000
 LONGEST_NAME = 500
 
@@ -77,18 +95,18 @@ def _run(arguments: Sequence[str] | None) -> int:
         # argparse has said what there is to say.
         return end.code if isinstance(end.code, int) else DONE
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     except OutputError as error:
         return _complain(f"cannot write to standard output: {error}", WRONG_USE)
     except (SettingError, PostgresError) as error:
         return _complain(str(error), WRONG_USE)
     except (psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction):
-        return _complain("pg_daybook is not installed in this database; run: daybook migrate", WRONG_USE)
+        return _complain(NOT_INSTALLED, WRONG_USE)
     except psycopg.errors.InsufficientPrivilege as error:
         sentence = error.diag.message_primary or "the login may not do this"
         return _complain(
             f"{sentence}. maintain and key want a member of audit_maintainer, status one of audit_dba or"
-            " audit_maintainer, migrate one of audit_owner.",
+            " audit_maintainer, migrate one of audit_owner, serve and export one of audit_reader.",
             WRONG_USE,
         )
     except psycopg.errors.CheckViolation as error:
@@ -168,6 +186,20 @@ def build_parser() -> argparse.ArgumentParser:
     listing.add_argument("--json", action="store_true", help="print them as JSON")
     revoke = _command(key_commands, "revoke", _key_revoke, "revoke a key from the next request on")
     revoke.add_argument("prefix", type=_prefix, metavar="PREFIX", help="its first 8 characters after daybook_")
+
+    export = _command(
+        commands, "export", _export, "write a workspace's entries to a file, as the REST app exports them"
+    )
+    export.add_argument("--workspace", required=True, type=_workspace, help="the workspace that is exported")
+    export.add_argument("--format", choices=("ndjson", "csv"), default="ndjson", help="ndjson (the default) or csv")
+    export.add_argument("--output", default="-", metavar="FILE", help="the file to write; - (the default): print it")
+    export.add_argument("--force", action="store_true", help="replace a file that is there already")
+    export.add_argument("--gzip", action="store_true", help="compress it")
+    export.add_argument("--as", dest="name", type=_name, metavar="NAME", help="who exports, beside the database login")
+    for name, meaning in EXPORT_HELP.items():
+        # Kept as given, however often: what is wrong with them is for parameters.py to say.
+        option = f"--{name.replace('_', '-')}"
+        export.add_argument(option, dest=name, action="append", default=[], metavar="VALUE", help=meaning)
     return parser
 
 
@@ -363,6 +395,68 @@ def _key_revoke(options: argparse.Namespace) -> int:
             return _complain(f"there is no valid key {options.prefix}; daybook key list shows them", WRONG_USE)
     _tell(f"key {options.prefix} is revoked")
     return DONE
+
+
+def _export(options: argparse.Namespace) -> int:
+    # Imported here: the app's queries and pool would make every other command start later.
+    from .errors import Refusal, WrongParameters
+    from .files import ExportError, Progress
+
+    progress = Progress(sys.stderr)
+    try:
+        count = _export_to(options, progress)
+    except ExportError as error:
+        return _complain(str(error), WRONG_USE)
+    except WrongParameters as wrong:
+        for name, sentences in wrong.body.items():
+            _tell(f"--{name.replace('_', '-')}: {' '.join(sentences)}")
+        return WRONG_USE
+    except Refusal as refusal:
+        if isinstance(refusal.__cause__, psycopg.errors.QueryCanceled):
+            return _complain("a read took longer than DAYBOOK_STATEMENT_TIMEOUT allows", WRONG_USE)
+        if refusal.__cause__ is not None:
+            raise refusal.__cause__ from None
+        return _complain(str(refusal.body["detail"]), WRONG_USE)
+    except psycopg.errors.InvalidParameterValue:
+        # There is no role to read as.
+        return _complain(NOT_INSTALLED, WRONG_USE)
+    except asyncio.CancelledError:
+        return ENDED
+    finally:
+        progress.clear()
+    where = "" if options.output == "-" else f" to {_escaped(options.output)}"
+    _tell(f"exported {count} entries of {_escaped(options.workspace)}{where}")
+    return DONE
+
+
+def _export_to(options: argparse.Namespace, on_progress: Callable[[int, int], object]) -> int:
+    from .files import Order, export, quiet, whole_file
+
+    settings = _settings()
+    path = None if options.output == "-" else Path(options.output)
+    with whole_file(path, replaces=options.force) if path else nullcontext(_StandardOutput()) as file:
+        with connect(settings.conninfo) as connection:
+            connection.execute("set local role audit_reader")
+            row = connection.execute("select session_user from audit.retention_days()").fetchone()
+        assert row is not None
+        query = tuple((name, value) for name in EXPORT_HELP for value in getattr(options, name))
+        order = Order(options.workspace, row[0], options.name or row[0], options.format, options.gzip, query)
+        with quiet():
+            return asyncio.run(export(settings, order, file.write, on_progress))
+
+
+class _StandardOutput:
+    """Standard output for bytes. Raises OutputError, as _print does."""
+
+    def write(self, piece: bytes) -> None:
+        if sys.stdout is None:
+            raise OutputError("it is closed")
+        try:
+            sys.stdout.buffer.write(piece)
+            sys.stdout.buffer.flush()
+        except OSError as error:
+            _give_standard_output_up()
+            raise OutputError(error.strerror) from error
 
 
 def _settings() -> Settings:

@@ -45,6 +45,8 @@ class Reader:
     """Who reads: what a valid key says, and by the database's clock from when on.
 
     `id` is the key's prefix, or what another authenticator gave; `is_noted`: reading needs no note before its answer.
+    `watermark`: below it every entry is final; None: upkeep has not said yet. `oldest_kept`: what lies before it may be
+    dropped soon; None: nothing will.
     """
 
     id: str
@@ -54,20 +56,27 @@ class Reader:
     role: str
     retention_days: int
     moment: datetime
+    watermark: datetime | None
+    oldest_kept: datetime | None
     is_noted: bool
     visitor: Visitor
 
-    def since(self, days: int) -> datetime:
-        """The first moment of the last so many times 24 hours, never before retention."""
+    def since(self, days: int, asked_at: datetime | None = None) -> datetime:
+        """The first moment of the so many times 24 hours before one (None: now), never before retention."""
         try:
-            return self.moment - timedelta(days=min(days, self.retention_days))
+            since = (asked_at or self.moment) - timedelta(days=min(days, self.retention_days))
         except OverflowError:
-            return datetime.min.replace(tzinfo=UTC)
+            return self.oldest
+        return max(since, self.oldest)
 
     @property
     def oldest(self) -> datetime:
         """The first moment that retention still shows."""
-        return self.since(self.retention_days)
+        try:
+            oldest = self.moment - timedelta(days=self.retention_days)
+        except OverflowError:
+            oldest = datetime.min.replace(tzinfo=UTC)
+        return max(oldest, self.oldest_kept or oldest)
 
     def require_reading(self) -> None:
         """Raise PermissionDenied unless the key's role reads its workspace."""

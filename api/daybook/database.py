@@ -64,7 +64,15 @@ class Database:
     Times are in seconds: `patience` is the wait for a connection, `statement_timeout` the longest read.
     """
 
-    def __init__(self, conninfo: str, *, pool_size: int, patience: float, statement_timeout: float) -> None:
+    def __init__(
+        self,
+        conninfo: str,
+        *,
+        pool_size: int,
+        patience: float,
+        statement_timeout: float,
+        application_name: str = "daybook serve",
+    ) -> None:
         self.patience = patience
         self.statement_timeout = statement_timeout
         self._exports: Counter[str] = Counter()
@@ -73,7 +81,7 @@ class Database:
             "row_factory": dict_row,
             # No prepared statements: poolers lose them, and their generic plans are of no use here.
             "prepare_threshold": None,
-            "application_name": "daybook serve",
+            "application_name": application_name,
             "client_encoding": "utf8",
             "connect_timeout": 10,
         }

@@ -1,6 +1,6 @@
-"""Exports turns all entries that meet a filter into NDJSON or CSV, piece by piece.
+"""Exports turns all entries that meet a filter into NDJSON or CSV, piece by piece, compressed where that is asked for.
 
-It holds no query; what an entry looks like stands in answers.py.
+It holds no query; what an entry looks like stands in answers.py. Its pieces are bounded, however large a value is.
 """
 
 from __future__ import annotations
@@ -8,16 +8,20 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+import re
+import zlib
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from contextlib import aclosing
 from typing import Any
-from uuid import UUID
 
 import msgspec
 
 from .answers import write_entry, write_moment
 from .database import Row
 from .parameters import EXPANSIONS
-from .queries import Export
+from .queries import Export, Large
+
+Pieces = AsyncGenerator[bytes, None]
 
 # What a CSV holds of each entry, and where it stands in the row of the database.
 CSV_COLUMNS: Mapping[str, Callable[[Row], Any]] = {
@@ -48,37 +52,85 @@ CSV_EXPANSIONS = frozenset(EXPANSIONS)
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
-async def write_ndjson(export: Export, base: str, expand: frozenset[str]) -> AsyncGenerator[bytes, None]:
+# Bytes that short lines are gathered to before they are sent.
+ENOUGH = 65_536
+# What stands for a large value until it is read. No JSON that the log holds and no text of PostgreSQL has a NUL; the
+# comma makes csv quote the cell.
+_HELD = b"\0"
+_HELD_CELL = "\0,"
+
+# RFC 9110, 12.4.2 and 12.5.3: a coding and its weight.
+_CODING = re.compile(r"([!#$%&'*+.^_`|~0-9a-z-]+)(?:[ \t]*;[ \t]*q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?))?")
+_COMPRESSION_LEVEL = 1
+
+
+async def write_ndjson(export: Export, base: str, expand: frozenset[str]) -> Pieces:
     """One entry a line as the lists write it; a last line says how many and the SHA-256 of all lines before it.
 
     An export without that line was cut short.
     """
     digest = hashlib.sha256()
-    async for rows, changes in export.batches:
-        lines = _lines(rows, base, expand, changes)
-        digest.update(lines)
-        yield lines
+    async with aclosing(_gathered(_ndjson_lines(export, base, expand))) as pieces:
+        async for piece in pieces:
+            digest.update(piece)
+            yield piece
     manifest = {"manifest": {"entries": export.count, "sha256": digest.hexdigest()}}
     yield msgspec.json.encode(manifest) + b"\n"
 
 
-def _lines(rows: Sequence[Row], base: str, expand: frozenset[str], changes: Mapping[UUID, Sequence[Row]]) -> bytes:
-    return b"".join(msgspec.json.encode(write_entry(row, base, expand, changes)) + b"\n" for row in rows)
+async def _ndjson_lines(export: Export, base: str, expand: frozenset[str]) -> Pieces:
+    large: list[Large] = []
+
+    def hold(value: Large) -> msgspec.Raw:
+        large.append(value)
+        return msgspec.Raw(_HELD)
+
+    encoder = msgspec.json.Encoder(enc_hook=hold)
+    async for row, changes in export.entries:
+        line = encoder.encode(write_entry(row, base, expand, {row["id"]: changes})) + b"\n"
+        if not large:
+            yield line
+            continue
+        first, *others = line.split(_HELD)
+        yield first
+        for value, text in zip(large, others, strict=True):
+            async with aclosing(export.read(value)) as pieces:
+                async for piece in pieces:
+                    yield piece
+            yield text
+        large.clear()
 
 
-async def write_csv(export: Export) -> AsyncGenerator[bytes, None]:
+async def write_csv(export: Export) -> Pieces:
     """A header and one entry a line (RFC 4180), values that a spreadsheet would compute with a quote before them.
 
     The rows of bulk entries are not in it.
     """
-    yield _csv_lines([list(CSV_COLUMNS)])
-    async for rows, _ in export.batches:
-        yield _csv_lines([[_cell(read(row)) for read in CSV_COLUMNS.values()] for row in rows])
+    async with aclosing(_gathered(_csv_lines(export))) as pieces:
+        async for piece in pieces:
+            yield piece
 
 
-def _csv_lines(rows: Sequence[Sequence[str]]) -> bytes:
+async def _csv_lines(export: Export) -> Pieces:
+    yield _csv_line(CSV_COLUMNS)
+    async for row, _ in export.entries:
+        line = _csv_line(_cell(read(row)) for read in CSV_COLUMNS.values())
+        large = [row[name] for name in ("before", "after") if isinstance(row[name], Large)]
+        if not large:
+            yield line
+            continue
+        first, *others = line.split(_HELD_CELL.encode())
+        yield first
+        for value, text in zip(large, others, strict=True):
+            async with aclosing(export.read(value)) as pieces:
+                async for piece in pieces:
+                    yield piece.replace(b'"', b'""')
+            yield text
+
+
+def _csv_line(cells: Iterable[str]) -> bytes:
     text = io.StringIO()
-    csv.writer(text).writerows(rows)
+    csv.writer(text).writerow(cells)
     return text.getvalue().encode("utf-8")
 
 
@@ -87,9 +139,50 @@ def _cell(value: object) -> str:
     return "'" + text if text.startswith(_FORMULA) else text
 
 
-def _json(value: msgspec.Raw | None) -> str | None:
+def _json(value: msgspec.Raw | Large | None) -> str | None:
     """A stored value as its text where it is one, else as JSON."""
     if value is None:
         return None
+    if isinstance(value, Large):
+        return _HELD_CELL
     text = bytes(value).decode("utf-8")
     return msgspec.json.decode(text, type=str) if text.startswith('"') else text
+
+
+async def _gathered(lines: Pieces) -> Pieces:
+    """The same bytes in pieces of at least ENOUGH, the last one excepted."""
+    held: list[bytes] = []
+    size = 0
+    async with aclosing(lines):
+        async for line in lines:
+            held.append(line)
+            size += len(line)
+            if size >= ENOUGH:
+                yield b"".join(held)
+                held.clear()
+                size = 0
+    if held:
+        yield b"".join(held)
+
+
+async def compress(pieces: Pieces) -> Pieces:
+    """The pieces as one gzip stream (RFC 1952), which ends with its checksum when they came to their end."""
+    stream = zlib.compressobj(_COMPRESSION_LEVEL, wbits=31)
+    async with aclosing(pieces):
+        async for piece in pieces:
+            if compressed := stream.compress(piece):
+                yield compressed
+    yield stream.flush()
+
+
+def takes_gzip(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether a client would rather have gzip than no coding, by its Accept-Encoding (RFC 9110, 12.5.3).
+
+    Without one it is not asked for. What is no coding with a weight is left out.
+    """
+    text = ",".join(value.decode("latin-1") for name, value in headers if name.lower() == b"accept-encoding")
+    codings = (_CODING.fullmatch(part.strip(" \t").lower()) for part in text.split(","))
+    weights = {found[1]: float(found[2] or 1) for found in codings if found}
+    # The older name of gzip (8.4.1.3).
+    gzip = weights.get("gzip", weights.get("x-gzip", weights.get("*", 0)))
+    return gzip > 0 and gzip >= weights.get("identity", weights.get("*", 0))

@@ -21,6 +21,8 @@ SCHEMA = "/schema/openapi.json"
 LONGEST_ADDRESS = 32_768
 # In the scope of a request whose answer's body nobody gets.
 WITHOUT_BODY = "daybook.without_body"
+# Among the extensions of a request: `now` ends its connection, so that its client sees an answer cut short.
+CUT_SHORT = "daybook.cut_short"
 
 # For every answer that does not say otherwise: what it holds is one reader's, and no document of its own.
 HEADERS = (

@@ -133,6 +133,30 @@ _FILTERS = [
     Parameter(name="created_before", param_in="query", description="Before this moment, it excluded.", schema=_MOMENT),
     Parameter(name="request_id", param_in="query", description="The application's request.", schema=_TEXT),
 ]
+_COUNTED = [parameter for parameter in _FILTERS if parameter.name != "request_id"]
+_FILTERS += [
+    Parameter(
+        name="q",
+        param_in="query",
+        description="Words, all of which an entry holds in its names or changed values, or one of its rows does: whole "
+        "words, whatever their case. Not found are parts of words, names of columns, what is redacted, excluded or "
+        "cut, the context, and what comes after the first 100,000 characters.",
+        schema=_TEXT,
+    ),
+]
+_AS_OF = Parameter(
+    name="as_of",
+    param_in="query",
+    description="`now` freezes a walk over the pages: they show what is final now, and links carry what keeps it so.",
+    schema=Schema(type=OpenAPIType.STRING, pattern=r"^(now|[A-Za-z0-9_-]{32})?$"),
+)
+_CURSOR = Parameter(
+    name="cursor",
+    param_in="query",
+    description="Instead of `page`: forward from the oldest entry (empty), or from where the answer before said in "
+    "`meta.cursor`. Nothing is lost and nothing comes twice; what is not final yet comes later.",
+    schema=Schema(type=OpenAPIType.STRING, pattern=r"^([A-Za-z0-9_-]{22})?$"),
+)
 _RESOURCE = "The thing affected: its own entries, bulk entries with a row of it, and changes of permissions for it."
 _PAGING = [_PAGE, _PAGE_SIZE]
 
@@ -153,25 +177,31 @@ class _WithQuery(Operation):
 @dataclass
 class WorkspaceOperation(_WithQuery):
     def __post_init__(self) -> None:
-        self._add([*_FILTERS, _resource_id(required=False), _EXPANSION, *_PAGING])
+        self._add([*_FILTERS, _resource_id(required=False), _AS_OF, _EXPANSION, *_PAGING, _CURSOR])
 
 
 @dataclass
 class ResourceOperation(_WithQuery):
     def __post_init__(self) -> None:
-        self._add([_resource_id(required=True), *_FILTERS, _EXPANSION, *_PAGING])
+        self._add([_resource_id(required=True), *_FILTERS, _AS_OF, _EXPANSION, *_PAGING, _CURSOR])
+
+
+@dataclass
+class FacetsOperation(_WithQuery):
+    def __post_init__(self) -> None:
+        self._add([*_COUNTED, _AS_OF])
 
 
 @dataclass
 class NdjsonOperation(_WithQuery):
     def __post_init__(self) -> None:
-        self._add([*_FILTERS, _resource_id(required=False), _EXPANSION])
+        self._add([*_FILTERS, _resource_id(required=False), _AS_OF, _EXPANSION])
 
 
 @dataclass
 class CsvOperation(_WithQuery):
     def __post_init__(self) -> None:
-        self._add([*_FILTERS, _resource_id(required=False)])
+        self._add([*_FILTERS, _resource_id(required=False), _AS_OF])
 
 
 @dataclass

@@ -25,7 +25,7 @@ from .addresses import Pairs, page_link, parse_query, write_query
 from .credentials import Reader
 from .errors import InvalidPage, NotAuthenticated, NotFound, PermissionDenied, Refusal, Unreadable, WrongParameters
 from .front import answer_http_exception, answer_unexpected
-from .parameters import Form, Listing, event_filters, parse_days, parse_page, parse_page_size
+from .parameters import Form, Listing, event_filters, parse_filters, parse_page, parse_page_size, parse_window
 from .routes import AnyRequest, TheAuthentication, TheDatabase, TheReader, TheSettings, asked_by, visitor_of
 from .sentences import LOG_TYPES, by_day, show, write_line, write_row
 from .settings import Settings
@@ -99,20 +99,24 @@ async def provide_page_reader(request: AnyRequest, authentication: TheAuthentica
 
 
 def parse_page_listing(query: Pairs, reader: Reader) -> Listing:
-    """What the page's filters ask for. Raises WrongParameters with all wrong ones, then InvalidPage."""
+    """What the page's filters ask for, and those of the lists. Raises WrongParameters, then InvalidPage."""
     form = Form(query)
-    days = form.take("days", parse_days, 90)
+    listing = parse_window(form, reader)
     given = {
         "performer": form.take("user", str, None),
         "resource": form.take("resource", str, None),
     }
     events: tuple[str, ...] = form.take("type", _log_type, ())
+    filters = parse_filters(form)
+    if events:
+        filters.pop("not_reading", None)
+        filters |= event_filters(events)
     form.refuse_wrong()
-    return Listing(
-        since=reader.since(days),
+    return replace(
+        listing,
         page=parse_page(query),
         page_size=parse_page_size(query),
-        filters={name: value for name, value in given.items() if value is not None} | event_filters(events),
+        filters=filters | {name: value for name, value in given.items() if value is not None},
     )
 
 

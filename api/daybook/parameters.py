@@ -6,14 +6,17 @@ Nothing here knows SQL; a parameter that cannot be read is a refusal that names 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Literal, TypeVar
 
 from .addresses import Pairs
+from .counts import END
 from .credentials import Reader
 from .errors import InvalidPage, WrongParameters
+from .positions import EPOCH, Frozen, Position
 
 T = TypeVar("T")
 Page = int | Literal["last"]
@@ -31,7 +34,12 @@ FILTERS = (
     "created_after",
     "created_before",
     "request_id",
+    "q",
+    "as_of",
 )
+# What facets can be narrowed by.
+COUNTED = ("event", "performer_id", "resource_type")
+NO_WALK = "Give now, or what the next page of the walk gives."
 REQUIRED = "This field is required."
 LONGEST_TEXT = 10_000
 
@@ -57,13 +65,20 @@ _MOMENT = re.compile(MOMENT)
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a request for a list asks for; `filters` are the names of the queries' clauses with their values."""
+    """What a request for a list asks for: entries from `lower` up to `upper` that meet the filters.
 
-    since: datetime
+    `filters` are names of filters.FILTERS, and of what these need, with their values. `cursor` is there for a step
+    forward instead of a page, `frozen` for a walk that stays as it was.
+    """
+
+    lower: datetime
+    upper: datetime = END
     page: Page = 1
     page_size: int = DEFAULT_PAGE_SIZE
     filters: Mapping[str, object] = field(default_factory=dict)
     expand: frozenset[str] = frozenset()
+    cursor: Position | None = None
+    frozen: Frozen | None = None
 
 
 def parse_integer(text: str) -> int | None:
@@ -99,22 +114,73 @@ def parse_page_size(query: Pairs) -> int:
 def parse_listing(query: Pairs, reader: Reader, *, resource_required: bool = False, paged: bool = True) -> Listing:
     """Read the parameters of a list of entries. Raises WrongParameters with all wrong ones, then InvalidPage.
 
-    What is not `paged` has no pages to ask for.
+    What is not `paged` has neither pages nor cursors to ask for.
     """
     form = Form(query)
-    days = form.take("days", parse_days, DEFAULT_DAYS)
+    listing = parse_window(form, reader)
     filters = parse_filters(form)
     if resource_required and "resource_id" not in filters and "resource_id" not in form.wrong:
         form.wrong["resource_id"] = [REQUIRED]
     expand = form.take_all("expand", _expansion)
+    cursor = parse_cursor(form, listing.lower) if paged else None
     form.refuse_wrong()
-    return Listing(
-        since=reader.since(days),
-        page=parse_page(query) if paged else 1,
+    return replace(
+        listing,
+        page=parse_page(query) if paged and cursor is None else 1,
         page_size=parse_page_size(query),
         filters=filters,
         expand=frozenset(expand),
+        cursor=cursor,
     )
+
+
+def parse_facets(query: Pairs, reader: Reader) -> Listing:
+    """Read the parameters of the facets: those of a list that the counts know. Raises WrongParameters."""
+    form = Form(query)
+    listing = replace(parse_window(form, reader), filters=parse_filters(form, COUNTED))
+    form.refuse_wrong()
+    return listing
+
+
+def parse_window(form: Form, reader: Reader) -> Listing:
+    """From when to when a list goes; what else it asks for is not read."""
+    days = form.take("days", parse_days, DEFAULT_DAYS)
+    after = form.take("created_after", parse_moment, None)
+    before = form.take("created_before", parse_moment, None)
+    frozen = form.take("as_of", partial(_frozen, reader), None)
+    lower = reader.since(days, frozen.asked_at if frozen else None)
+    upper = min(before or END, frozen.watermark if frozen else END)
+    return Listing(max(lower, after or lower), upper, frozen=frozen)
+
+
+def _frozen(reader: Reader, text: str) -> Frozen:
+    now = reader.watermark or datetime.min.replace(tzinfo=UTC)
+    if text == "now":
+        return Frozen(max(now, EPOCH), reader.moment)
+    try:
+        found = Frozen.read(text, reader.workspace_id)
+    except ValueError:
+        raise ValueError(NO_WALK) from None
+    if found.watermark > max(now, EPOCH):
+        raise ValueError(NO_WALK)
+    return found
+
+
+def parse_cursor(form: Form, lower: datetime) -> Position | None:
+    """Where a cursor stands: an empty one before everything from `lower` on; None when none is given."""
+    given = [value for name, value in form.query if name == "cursor"]
+    if not given:
+        return None
+    if _last(form.query, "page"):
+        form.wrong["cursor"] = ["Give either cursor or page."]
+    return form.take("cursor", _position, Position.at(max(lower, EPOCH)))
+
+
+def _position(text: str) -> Position:
+    try:
+        return Position.read(text)
+    except ValueError:
+        raise ValueError("Give the cursor that an answer gave, or an empty one to begin with.") from None
 
 
 def given_filters(query: Pairs) -> dict[str, list[str]]:
@@ -126,18 +192,26 @@ def given_filters(query: Pairs) -> dict[str, list[str]]:
     return given
 
 
-def parse_filters(form: Form) -> dict[str, object]:
-    """The additive filters that were given, by the names of the queries' clauses; empty ones count as not given."""
+def parse_filters(form: Form, names: Collection[str] = FILTERS) -> dict[str, object]:
+    """The additive filters that were given, by their names; empty ones count as not given.
+
+    `names` are those that are read, the others are not there.
+    """
     given = {
         "performer_id": form.take("performer_id", str, None),
         "resource_type": form.take("resource_type", str, None),
-        "resource_id": form.take("resource_id", str, None),
-        "request_id": form.take("request_id", str, None),
-        "created_after": form.take("created_after", parse_moment, None),
-        "created_before": form.take("created_before", parse_moment, None),
+        "resource_id": form.take("resource_id", str, None) if "resource_id" in names else None,
+        "request_id": form.take("request_id", str, None) if "request_id" in names else None,
+        "q": form.take("q", _words, None) if "q" in names else None,
     }
     filters: dict[str, object] = {name: value for name, value in given.items() if value is not None}
     return filters | event_filters(form.take_all("event", _event))
+
+
+def _words(text: str) -> str:
+    if not any(character.isalnum() for character in text):
+        raise ValueError("Give at least one word.")
+    return text
 
 
 def event_filters(events: Sequence[str]) -> dict[str, object]:

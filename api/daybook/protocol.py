@@ -16,7 +16,7 @@ import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from .errors import HeadTooLong, Malformed, Refusal, TooLong, TooSlow
-from .front import HEADERS, LONGEST_ADDRESS
+from .front import CUT_SHORT, HEADERS, LONGEST_ADDRESS
 
 # Seconds in which a request must have come whole, from the connection, its first byte or the answer before it on.
 PATIENCE = 20.0
@@ -24,6 +24,8 @@ PATIENCE = 20.0
 READING_PATIENCE = 20.0
 # Seconds for which a client may go on sending what nobody will read, so that it sees the answer.
 LINGERING = 2.0
+# Seconds that a server which stops gives an answer to end: fewer than after which uvicorn cancels what is left.
+LAST_PATIENCE = 8.0
 # Bytes of a request line with its header fields.
 LONGEST_HEAD = 65_536 + LONGEST_ADDRESS
 
@@ -116,6 +118,7 @@ class Protocol(HttpToolsProtocol):
         if sum(name == b"host" for name, _ in self.headers) > 1:
             # RFC 9112, 3.2: whoever stands between might have believed the other one.
             raise ValueError("more than one Host")
+        self.scope["extensions"] = {CUT_SHORT: {"now": self.transport.close}}
         super().on_headers_complete()
         self.arriving = "body"
         if not self.pipeline:
@@ -151,6 +154,11 @@ class Protocol(HttpToolsProtocol):
         elif self.cycle is not None:
             self.cycle.keep_alive = False
         return self.is_busy()
+
+    def shutdown(self) -> None:
+        """The server stops: nothing more is asked here, and what is being answered ends, or is cut short."""
+        super().shutdown()
+        self.loop.call_later(LAST_PATIENCE, self.transport.abort)
 
     def pause_writing(self) -> None:
         super().pause_writing()

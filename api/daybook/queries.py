@@ -5,20 +5,24 @@ It knows nothing of HTTP; rows leave it as the database gave them, stored JSON u
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import msgspec
+from psycopg import AsyncCursor
 from psycopg.types.json import Jsonb
 
+from . import counts
 from .credentials import Reader, Secret, Visitor
 from .database import Connection, Database, Row
 from .errors import InvalidPage, NotFound
+from .filters import are_counted, clauses, entries
 from .parameters import Listing, Page
+from .positions import Position
 
 if TYPE_CHECKING:
     from .authentication import Identity
@@ -26,31 +30,15 @@ if TYPE_CHECKING:
 SHOWN_CHANGES = 20
 SHOWN_COLUMNS = 100
 SHOWN_CHARACTERS = 500
-EXPORTED_AT_ONCE = 200
+# What bounds an export's memory, whatever entries hold: rows fetched at once, bytes of a value that comes with its row,
+# and bytes of a piece of a larger one.
+EXPORTED_AT_ONCE = 100
+LARGEST_AT_ONCE = 32_768
+PIECE = 262_144
 
-# Each filter's clause over audit.timeline; its value is bound under the same name. None names the workspace: that is
-# row-level security's alone, from the transaction's own setting, and said twice it costs a test for each day.
-CLAUSES = {
-    "since": "created_at >= %(since)s",
-    "created_after": "created_at >= %(created_after)s",
-    "created_before": "created_at < %(created_before)s",
-    "event": "(event = any(%(event)s) or event like any(%(event_beginnings)s))",
-    "event_beginnings": "true",
-    "not_reading": r"event not like 'log\_%%'",
-    "performer_id": "actor_id = %(performer_id)s",
-    "performer": "%(performer)s in (actor_id, actor_name)",
-    "resource_type": "resource_type = %(resource_type)s",
-    "request_id": "request_id = %(request_id)s",
-    "id": "id = %(id)s and created_at = %(created_at)s",
-    "created_at": "true",
-}
-# Filters that a bulk entry meets through its rows: the clause, the same of audit.timeline_change.
-TOUCHING = {
-    "resource_id": "resource_id = %(resource_id)s",
-    "resource": "%(resource)s in (resource_id, resource_name)",
-}
-# The filters that audit.timeline_change shares, for the part of the log that an entry's rows can lie in.
-BOUNDS = ("since", "created_after", "created_before")
+# Where a day holds more entries than these, the page is looked for among its hours.
+MANY_A_DAY = 500
+SHOWN_PERFORMERS = 100
 
 COLUMNS = "id, created_at, event, resource_id, resource_type, actor_id, actor_name"
 EXPANSIONS = {
@@ -80,12 +68,14 @@ VALUES = f"""(
 
 _KEY = """
     k.prefix as id, k.name, 'service' as type, k.workspace_id, k.role, k.is_noted,
-    audit.retention_days() as retention_days, now() as moment"""
-FIND_READER = f"select {_KEY} from audit.find_key(%(prefix)s, %(digest)s) as k"
-FIND_READER_OF_SESSION = f"select {_KEY} from audit.find_session(%(prefix)s, %(digest)s) as k"
+    audit.retention_days() as retention_days, now() as moment, b.watermark, b.oldest as oldest_kept"""
+_FOUND = f"select {_KEY} from audit.{{}}(%(prefix)s, %(digest)s) as k, audit.reading_bounds() as b"
+FIND_READER = _FOUND.format("find_key")
+FIND_READER_OF_SESSION = _FOUND.format("find_session")
 READ_READER = """
 select audit.reading_is_noted(%(workspace_id)s, %(id)s) as is_noted,
-       audit.retention_days() as retention_days, now() as moment"""
+       audit.retention_days() as retention_days, now() as moment, b.watermark, b.oldest as oldest_kept
+from audit.reading_bounds() as b"""
 _READER = """
     row(%(workspace_id)s::text, %(id)s::text, %(name)s::text, %(type)s::text, %(ip)s::text,
         %(user_agent)s::text)::audit.reader"""
@@ -184,15 +174,33 @@ async def _reading(database: Database, reader: Reader) -> AsyncIterator[Connecti
         yield connection
 
 
+class Large:
+    """A value too large to come with its row: `before` or `after` of an entry, or of the row of it at `place`.
+
+    No tuple and no dataclass, which msgspec would write as it is.
+    """
+
+    def __init__(self, column: str, entry_id: UUID, created_at: datetime, place: str | None) -> None:
+        self.column = column
+        self.entry_id = entry_id
+        self.created_at = created_at
+        self.place = place
+
+
+# An entry, and the first rows of a bulk one.
+Exported = tuple[Row, Sequence[Row]]
+
+
 @dataclass(frozen=True, slots=True)
 class Export:
-    """All entries that meet the filters, in one snapshot: how many, and they themselves, newest first, in batches.
+    """All entries that meet the filters, in one snapshot: how many, and they themselves, newest first.
 
-    Each batch comes with the first rows of its bulk entries.
+    Each entry comes with the first rows of a bulk one. Where a value is Large, `read` gives its JSON piece by piece.
     """
 
     count: int
-    batches: AsyncIterator[tuple[Sequence[Row], Mapping[UUID, Sequence[Row]]]]
+    entries: AsyncIterator[Exported]
+    read: Callable[[Large], AsyncGenerator[bytes, None]]
 
 
 @asynccontextmanager
@@ -203,26 +211,105 @@ async def exporting(
 
     `with_changes` asks for the first rows of bulk entries too. Raises Unreadable when it cannot be read or recorded.
     """
-    filters = _filters(listing)
+    values = {**listing.filters, "lower": listing.lower, "upper": listing.upper}
     await _note_first(database, reader)
     async with database.exporting(reader.workspace_id) as connection:
-        counting, _ = page_statements(filters)
-        count = await _count(await connection.execute(counting.encode(), filters))
+        count = await _count(await connection.execute(count_statement(listing.filters).encode(), values))
         noted = {**_reader_values(reader), "filter": Jsonb(given, msgspec.json.encode), "row_count": count}
         async with database.noting() as noting:
             await noting.execute(f"select audit.note_export({_READER}, %(filter)s, %(row_count)s)".encode(), noted)
-        async with aclosing(_batches(connection, filters, listing.expand, with_changes)) as batches:
-            yield Export(count, batches)
+        async with aclosing(_exported(connection, listing, values, with_changes)) as entries:
+            yield Export(count, entries, lambda large: _read_large(connection, large))
 
 
-async def _batches(
-    connection: Connection, filters: Mapping[str, Any], expand: frozenset[str], with_changes: bool
-) -> AsyncGenerator[tuple[Sequence[Row], Mapping[UUID, Sequence[Row]]], None]:
-    selecting = f"{_entries(_columns(expand), filters)} order by created_at desc, id desc"
-    async with connection.cursor(name="export") as cursor:
-        await cursor.execute(selecting.encode(), filters)
+async def _exported(
+    connection: Connection, listing: Listing, values: Mapping[str, Any], with_changes: bool
+) -> AsyncGenerator[Exported, None]:
+    columns = _columns(listing.expand)
+    names = [column.rpartition(" as ")[2] for column in columns.split(", ")]
+    selecting = _without_large(f"{_whole_entries(columns, listing.filters)} order by created_at desc, id desc", names)
+    async with connection.cursor(name="entries") as cursor:
+        await cursor.execute(selecting.encode(), {**values, "largest": LARGEST_AT_ONCE})
         while rows := await cursor.fetchmany(EXPORTED_AT_ONCE):
-            yield rows, await _first_changes(connection, rows) if with_changes else {}
+            for row in rows:
+                _mark_large(row, row["id"])
+            async with aclosing(_exported_changes(connection, rows if with_changes else [])) as changes:
+                ahead = await anext(changes, None)
+                for row in rows:
+                    own = []
+                    while ahead is not None and ahead["entry_id"] == row["id"]:
+                        own.append(ahead)
+                        ahead = await anext(changes, None)
+                    yield row, own
+
+
+async def _exported_changes(connection: Connection, entries: Sequence[Row]) -> AsyncGenerator[Row, None]:
+    """The first rows of the bulk entries among these, in their order, one more of each than are shown."""
+    bulk = [(entry["id"], entry["created_at"]) for entry in entries if entry["row_count"] > 1]
+    if not bulk:
+        return
+    values = {
+        "ids": [entry_id for entry_id, _ in bulk],
+        "moments": [moment for _, moment in bulk],
+        "first": min(moment for _, moment in bulk),
+        "last": max(moment for _, moment in bulk),
+        "largest": LARGEST_AT_ONCE,
+    }
+    # Not the view: a row of a table without a key is known by its place alone.
+    first = f"""
+        select wanted.id as entry_id, wanted.moment as created_at, found.*
+        from unnest(%(ids)s::uuid[], %(moments)s::timestamptz[]) with ordinality as wanted (id, moment, number)
+        cross join lateral (
+            select {CHANGE_COLUMNS}, ctid as place
+            from audit.change
+            where created_at between %(first)s and %(last)s
+              and entry_id = wanted.id and created_at = wanted.moment
+            limit {SHOWN_CHANGES + 1}) as found
+        order by wanted.number, {", ".join(_ORDER_OF_CHANGES)}"""
+    selecting = _without_large(first, ["entry_id", "created_at", "place", *CHANGE_COLUMNS.split(", ")])
+    async with connection.cursor(name="changes") as cursor:
+        await cursor.execute(selecting.encode(), values)
+        while rows := await cursor.fetchmany(EXPORTED_AT_ONCE):
+            for row in rows:
+                _mark_large(row, row["entry_id"])
+                yield row
+
+
+def _without_large(selecting: str, names: Sequence[str]) -> str:
+    """The same rows in the same order, with what is `largest` in bytes, or less, of `before` and `after`.
+
+    Whether one is larger is told by its size as it is stored where that is enough: most large ones are not read for it.
+    """
+    values = [name for name in ("before", "after") if name in names]
+    sizes = [f"pg_column_size({v}) > %(largest)s or octet_length({v}::text) > %(largest)s as large_{v}" for v in values]
+    kept = [f"case when not large_{name} then {name} end as {name}" if name in values else name for name in names]
+    large = [f"large_{name}" for name in values]
+    # Each size is computed once, after the order: OFFSET 0 keeps the parts from becoming one.
+    return f"""
+        select {", ".join(kept + large)}
+        from (select {", ".join(["*", *sizes])} from ({selecting}) as ordered offset 0) as sized"""
+
+
+def _mark_large(row: Row, entry_id: UUID) -> None:
+    for column in ("before", "after"):
+        if row.pop(f"large_{column}", None):
+            row[column] = Large(column, entry_id, row["created_at"], row.get("place"))
+
+
+async def _read_large(connection: Connection, large: Large) -> AsyncGenerator[bytes, None]:
+    """The JSON of a value, piece by piece; where a piece ends a character may be cut."""
+    own = "audit.timeline where id = %(entry_id)s"
+    of_row = "audit.change where entry_id = %(entry_id)s and ctid = %(place)s::tid"
+    # The value is made text once; the pieces come in the order of their numbers, of which each has one row to go by.
+    selecting = f"""
+        select substring(value from number * {PIECE} + 1 for {PIECE}) as piece
+        from (select convert_to({large.column}::text, 'UTF8') as value
+              from {own if large.place is None else of_row} and created_at = %(created_at)s offset 0) as held
+        cross join lateral generate_series(0, (octet_length(value) - 1) / {PIECE}) as number"""
+    async with connection.cursor(name="pieces", binary=True) as cursor:
+        await cursor.execute(selecting.encode(), vars(large))
+        while row := await cursor.fetchone():
+            yield row["piece"]
 
 
 async def find_entries(database: Database, reader: Reader, listing: Listing, *, for_page: bool = False) -> Found:
@@ -230,44 +317,310 @@ async def find_entries(database: Database, reader: Reader, listing: Listing, *, 
 
     `for_page` asks for what the web page shows instead of `listing.expand`.
     """
-    filters = _filters(listing)
-    counting, selecting = page_statements(filters, listing.expand, for_page=for_page)
-    return await _find(database, reader, counting, selecting, filters, listing.page, listing.page_size)
+    find = _find_counted if are_counted(listing.filters) else _find_by_words if "q" in listing.filters else _find_read
+    async with _reading(database, reader) as connection:
+        found = await find(connection, listing, _shown(listing, for_page))
+    if found.page > found.total_pages:
+        raise InvalidPage
+    return found
 
 
-def page_statements(
-    filters: Mapping[str, Any], expand: frozenset[str] = frozenset(), *, for_page: bool = False
-) -> tuple[str, str]:
-    """The statements that count the entries that meet the filters, and that select a page of them.
+def _shown(listing: Listing, for_page: bool) -> str:
+    return f"{PAGE_COLUMNS}, {VALUES}" if for_page else _columns(listing.expand)
 
-    The page is bound as `limit` and `offset`.
-    """
-    columns = "*" if for_page else _columns(expand)
-    counting = f"select count(*) as count from ({_entries('1', filters)}) as entry"
+
+async def _find_counted(connection: Connection, listing: Listing, columns: str) -> Found:
+    """A page whose place the counts tell: of all days only those are read that hold its entries."""
+    page, page_size = listing.page, listing.page_size
+    found = counts.stretches(listing.lower, listing.upper, await _activity(connection, listing))
+    if not found:
+        return Found(0, 1 if page == "last" else page, page_size, [])
+    counted = await _count_pieces(connection, listing.filters, found)
+    if page == 1:
+        # Asked for together with what is left to count: where there are enough entries for certain, the page is.
+        selected = await _select(connection, listing, columns, counts.newest(found, page_size))
+        return Found(await _total(counted, found), 1, page_size, await selected.fetchall())
+    found = await _with_counts(counted, found)
+    count = sum(each.known for each in found)
+    number = max(1, -(-count // page_size)) if page == "last" else page
+    offset = (number - 1) * page_size
+    holding = counts.holding(found, offset)
+    if holding is None:
+        return Found(count, number, page_size, [])
+    day = found[holding]
+    if day.known > MANY_A_DAY and day.upper - day.lower == counts.DAY:
+        hours = (await _activity(connection, replace(listing, lower=day.lower, upper=day.upper))).hours
+        found[holding : holding + 1] = counts.hours_of(day, hours)
+    selected = await _select(connection, listing, columns, counts.located(found, offset, page_size))
+    return Found(count, number, page_size, await selected.fetchall())
+
+
+async def _find_read(connection: Connection, listing: Listing, columns: str) -> Found:
+    """A page that is found by reading all that meets the filters."""
+    whole = counts.Window(listing.lower, listing.upper, 0)
+    counted = await connection.execute(
+        count_statement(listing.filters).encode(), {**listing.filters, **whole._asdict()}
+    )
+    # Only the last page must know the count before its rows can be asked for.
+    count = await _count(counted) if listing.page == "last" else None
+    number = max(1, -(-(count or 0) // listing.page_size)) if listing.page == "last" else listing.page
+    window = whole._replace(offset=(number - 1) * listing.page_size)
+    selected = await _select(connection, listing, columns, window)
+    count = await _count(counted) if count is None else count
+    return Found(count, number, listing.page_size, await selected.fetchall())
+
+
+async def _find_by_words(connection: Connection, listing: Listing, columns: str) -> Found:
+    """A page of what a search finds: its ids, then, in the days that these name, the entries."""
+    found = await _find_read(connection, listing, "id, created_at")
+    values = {"ids": [row["id"] for row in found.rows], "moments": [row["created_at"] for row in found.rows]}
+    if not found.rows:
+        return found
     selecting = f"""
-        select {f"{PAGE_COLUMNS}, {VALUES}" if for_page else "*"}
-        from ({_entries(columns, filters)}
+        select {columns} from audit.timeline
+        where created_at = any(%(moments)s) and id = any(%(ids)s)
+        order by created_at desc, id desc"""
+    selected = await connection.execute(selecting.encode(), values)
+    return replace(found, rows=await selected.fetchall())
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a cursor comes by, oldest first: `position` is where it goes on, `is_last` that nothing is there now."""
+
+    rows: Sequence[Row]
+    position: Position
+    is_last: bool
+
+
+async def find_step(database: Database, reader: Reader, listing: Listing, position: Position) -> Step:
+    """The entries after a cursor's position and below the watermark, oldest first."""
+    lower = max(listing.lower, position.moment)
+    upper = max(lower, min(listing.upper, reader.watermark or lower))
+    async with _reading(database, reader) as connection:
+        if lower == upper:
+            return Step([], position, is_last=True)
+        until = upper
+        if are_counted(listing.filters):
+            activity = await _activity(connection, replace(listing, lower=lower, upper=upper))
+            until = counts.oldest_until(counts.stretches(lower, upper, activity), listing.page_size + 1)
+        columns = "id, created_at" if "q" in listing.filters else "*"
+        selecting = f"""
+            select {_columns(listing.expand)}
+            from ({_whole_entries(columns, listing.filters)}) as entry
+            where (created_at, id) > (%(moment)s, %(id)s)
+            order by created_at, id limit %(limit)s"""
+        bounds = {"lower": lower, "upper": until, "limit": listing.page_size + 1}
+        values = {**listing.filters, **position._asdict(), **bounds}
+        rows = await (await connection.execute(selecting.encode(), values)).fetchall()
+    if len(rows) > listing.page_size:
+        rows.pop()
+        return Step(rows, Position(rows[-1]["created_at"], rows[-1]["id"]), is_last=False)
+    # Nothing can come there any more: the cursor need not look there again.
+    return Step(rows, Position.at(until), is_last=until == upper)
+
+
+@dataclass(frozen=True, slots=True)
+class Facets:
+    """How many entries there are in all, and by event, kind of resource, performer and day: rows of value, name, count.
+
+    Most first, days in their order; of performers the first SHOWN_PERFORMERS. Only performers have a name.
+    """
+
+    count: int
+    events: Sequence[Row]
+    resource_types: Sequence[Row]
+    performers: Sequence[Row]
+    days: Sequence[Row]
+
+
+async def find_facets(database: Database, reader: Reader, listing: Listing) -> Facets:
+    """How many entries there are of each kind, from the counts; listing.filters are all counted ones."""
+    async with _reading(database, reader) as connection:
+        activity = await _activity(connection, listing)
+        if _is_narrowed(listing.filters):
+            # Hours know either events or actors.
+            activity = activity._replace(hours={})
+        found = counts.stretches(listing.lower, listing.upper, activity)
+        statement, values = _facets_statement(listing.filters, found)
+        rows = await (await connection.execute(statement.encode(), values)).fetchall()
+    of: dict[str, list[Row]] = {facet: [] for facet in ("event", "resource_type", "performer", "day")}
+    for row in rows:
+        of[row.pop("facet")].append(row)
+    count = sum(row["count"] for row in of["event"])
+    return Facets(count, of["event"], of["resource_type"], of["performer"][:SHOWN_PERFORMERS], of["day"])
+
+
+def _is_narrowed(filters: Mapping[str, Any]) -> bool:
+    return any(name not in ("not_reading", "event_beginnings") for name in filters)
+
+
+def _facets_statement(filters: Mapping[str, Any], found: Sequence[counts.Stretch]) -> tuple[str, Mapping[str, Any]]:
+    days = [counts.day_of(each.lower) for each in found if each.counted_as == "day"]
+    hours = [each.lower for each in found if each.counted_as == "hour"]
+    values: dict[str, Any] = {**filters, "days": days, "hours": hours}
+    where, no_actor = clauses(filters), "null::text as actor_id, null::text as actor_name"
+    counted = "select {}, (starts_at at time zone 'UTC')::date, entries from audit.activity_total where part = {}"
+    if _is_narrowed(filters):
+        parts = [
+            f"""select event, resource_type, actor_id, actor_name, day, entries from audit.daily_activity
+            where day = any(%(days)s::date[]) and {where}"""
+        ]
+    else:
+        parts = [
+            counted.format(what, f"'{part}{by}' and starts_at = any(%({part}s)s) and {where if not by else 'true'}")
+            for part in ("day", "hour")
+            for by, what in (
+                ("", f"event, resource_type, {no_actor}"),
+                ("_actor", "null::text, null::text, actor_id, actor_name"),
+            )
+        ]
+    for number, piece in enumerate(piece for each in found for piece in each.pieces):
+        values |= {f"lower_{number}": piece.lower, f"upper_{number}": piece.upper}
+        parts.append(f"""
+            select event, resource_type, actor_id, max(actor_name), (created_at at time zone 'UTC')::date,
+                   {piece.sign} * count(*)
+            from audit.timeline
+            where created_at >= %(lower_{number})s and created_at < %(upper_{number})s and {where}
+            group by 1, 2, 3, 5""")
+    return (
+        f"""
+        with part (event, resource_type, actor_id, actor_name, day, entries) as ({" union all ".join(parts)}),
+        facet (facet, value, name, count) as (
+            select 'event', event, null, sum(entries)::bigint from part where event is not null group by 2
+            union all
+            select 'resource_type', resource_type, null, sum(entries)::bigint
+            from part where resource_type is not null group by 2
+            union all
+            select 'performer', actor_id, max(actor_name), sum(entries)::bigint
+            from part where actor_id is not null group by 2
+            union all
+            select 'day', day::text, null, sum(entries)::bigint from part where event is not null group by 2)
+        select facet, value, name, count from facet where count <> 0
+        order by facet, case facet when 'day' then value end, count desc, value""",
+        values,
+    )
+
+
+async def _activity(connection: Connection, listing: Listing) -> counts.Activity:
+    """What the counts hold of a list: its days, and the hours of the first and the last of them."""
+    first, last = counts.day_of(listing.lower), counts.day_of(listing.upper)
+    where = clauses(listing.filters)
+    if "performer_id" in listing.filters:
+        days = f"""
+            select extract(epoch from day)::bigint, sum(entries)::bigint from audit.daily_activity
+            where day between %(first)s::date and %(last)s::date and {where} group by 1"""
+        hours = "select null, null where false"
+    else:
+        counted = f"""
+            select extract(epoch from starts_at)::bigint, sum(entries)::bigint
+            from audit.activity_total where part = '{{}}' and {where} and {{}} group by 1"""
+        days = counted.format("day", "starts_at between %(first)s and %(last)s")
+        hours = " union ".join(
+            counted.format("hour", f"starts_at >= %({day})s and starts_at < %({day})s + interval '1 day'")
+            for day in ("first", "last")
+        )
+    selecting = f"""
+        select counted_until,
+               (select json_agg(json_build_array(start, entries)) from ({days}) as d (start, entries)) as days,
+               (select json_agg(json_build_array(start, entries)) from ({hours}) as h (start, entries)) as hours
+        from audit.reading_bounds()"""
+    values = {**listing.filters, "first": first, "last": last}
+    row = await (await connection.execute(selecting.encode(), values)).fetchone()
+    assert row is not None
+    return counts.Activity(row["counted_until"], _by_moment(row["days"]), _by_moment(row["hours"]))
+
+
+def _by_moment(pairs: msgspec.Raw | None) -> dict[datetime, int]:
+    found = msgspec.json.decode(pairs, type=list[tuple[int, int]]) if pairs is not None else []
+    return {datetime.fromtimestamp(start, UTC): entries for start, entries in found}
+
+
+async def _count_pieces(
+    connection: Connection, filters: Mapping[str, Any], found: Sequence[counts.Stretch]
+) -> AsyncCursor[Row] | None:
+    """Ask for the number of entries of each piece, in the order of the stretches; None: nothing is left to count."""
+    pieces = [piece for each in found for piece in each.pieces]
+    if not pieces:
+        return None
+    values, counting = dict(filters), []
+    for number, piece in enumerate(pieces):
+        values |= {f"lower_{number}": piece.lower, f"upper_{number}": piece.upper}
+        within = f"created_at >= %(lower_{number})s and created_at < %(upper_{number})s"
+        counting.append(f"(select count(*) from audit.timeline where {within} and {clauses(filters)})")
+    return await connection.execute(f"select array[{', '.join(counting)}] as counts".encode(), values)
+
+
+async def _with_counts(counted: AsyncCursor[Row] | None, found: Sequence[counts.Stretch]) -> list[counts.Stretch]:
+    row = await counted.fetchone() if counted else None
+    return counts.with_counts(found, row["counts"] if row else [])
+
+
+async def _total(counted: AsyncCursor[Row] | None, found: Sequence[counts.Stretch]) -> int:
+    return sum(each.known for each in await _with_counts(counted, found))
+
+
+async def _select(connection: Connection, listing: Listing, columns: str, window: counts.Window) -> AsyncCursor[Row]:
+    values = {**listing.filters, **window._asdict(), "limit": listing.page_size}
+    return await connection.execute(select_statement(listing.filters, columns).encode(), values)
+
+
+def count_statement(filters: Mapping[str, Any]) -> str:
+    """The statement that counts the entries within `lower` and `upper`."""
+    return f"select count(*) as count from ({entries('1', filters)}) as entry"
+
+
+def select_statement(filters: Mapping[str, Any], columns: str = COLUMNS) -> str:
+    """The statement that selects entries within `lower` and `upper`, newest first: `limit` of them after `offset`."""
+    return f"""
+        select {columns}
+        from ({entries("*", filters)}
               order by created_at desc, id desc
               limit %(limit)s offset %(offset)s) as entry
         order by created_at desc, id desc"""
-    return counting, selecting
 
 
-def _filters(listing: Listing) -> dict[str, Any]:
-    return {**listing.filters, "since": listing.since}
+def _whole_entries(columns: str, filters: Mapping[str, Any]) -> str:
+    """The SELECT of entries with any of their columns, also where a search finds them, which has some only."""
+    if "q" not in filters:
+        return entries(columns, filters)
+    return f"""
+        select {columns} from ({entries("id as hit_id, created_at as hit_moment", filters)}) as hit
+        cross join lateral (
+            select * from audit.timeline t where t.created_at = hit.hit_moment and t.id = hit.hit_id) as entry"""
 
 
 async def find_changes(
     database: Database, reader: Reader, entry: Row, page: Page, page_size: int, *, for_page: bool = False
 ) -> Found:
     """A page of an entry's changed rows, by resource id. Raises InvalidPage past the end."""
-    if entry["row_count"] <= 1:
+    if entry["row_count"] <= 1 or entry["operation"] == "TRUNCATE":
         return _only_page(own_changes(entry), page, page_size)
-    values = {"id": entry["id"], "created_at": entry["created_at"]}
-    source = "audit.timeline_change where entry_id = %(id)s and created_at = %(created_at)s"
+    count = entry["row_count"]
+    pages = -(-count // page_size)
+    number = pages if page == "last" else page
+    if number > pages:
+        raise InvalidPage
+    # The second half is read from its end.
+    offset, size = (number - 1) * page_size, min(page_size, count - (number - 1) * page_size)
+    backwards = offset > count // 2
+    values = {
+        "id": entry["id"],
+        "created_at": entry["created_at"],
+        "limit": size,
+        "offset": count - offset - size if backwards else offset,
+    }
     columns = f"resource_id, resource_name, row_key, {VALUES}" if for_page else CHANGE_COLUMNS
-    selecting = f"select {columns} from {source} order by {_ORDER_OF_CHANGES} limit %(limit)s offset %(offset)s"
-    return await _find(database, reader, f"select count(*) as count from {source}", selecting, values, page, page_size)
+    order = ", ".join(f"{key} desc nulls first" if backwards else key for key in _ORDER_OF_CHANGES)
+    selecting = f"""
+        select {columns}
+        from (select * from audit.timeline_change
+              where entry_id = %(id)s and created_at = %(created_at)s
+              order by {order} limit %(limit)s offset %(offset)s) as change
+        order by {", ".join(_ORDER_OF_CHANGES)}"""
+    async with _reading(database, reader) as connection:
+        rows = await (await connection.execute(selecting.encode(), values)).fetchall()
+    return Found(count, number, page_size, rows)
 
 
 def own_changes(entry: Row) -> list[Row]:
@@ -277,10 +630,15 @@ def own_changes(entry: Row) -> list[Row]:
 
 async def find_entry(database: Database, reader: Reader, entry_id: str, *, for_page: bool = False) -> Row:
     """The entry of this id with all that is known of it. Raises NotFound, whatever the reason."""
-    filters = {"since": reader.oldest, **_moment_of(entry_id)}
-    selecting = _entries(f"{PAGE_COLUMNS}, {VALUES}" if for_page else _columns(EXPANSIONS), filters)
+    position = Position.of(entry_id)
+    if position is None or position.moment < reader.oldest:
+        raise NotFound
+    # Its moment names its day, and with the workspace finds it there.
+    selecting = f"""
+        select {f"{PAGE_COLUMNS}, {VALUES}" if for_page else _columns(EXPANSIONS)}
+        from audit.timeline where created_at = %(moment)s and id = %(id)s"""
     async with _reading(database, reader) as connection:
-        row = await (await connection.execute(selecting.encode(), filters)).fetchone()
+        row = await (await connection.execute(selecting.encode(), position._asdict())).fetchone()
     if row is None:
         raise NotFound
     return row
@@ -311,7 +669,7 @@ async def _first_changes(connection: Connection, entries: Iterable[Row]) -> dict
             where created_at between %(first)s and %(last)s
               and entry_id = wanted.id and created_at = wanted.moment
             limit {SHOWN_CHANGES + 1}) as found
-        order by wanted.id, {_ORDER_OF_CHANGES}"""
+        order by wanted.id, {", ".join(_ORDER_OF_CHANGES)}"""
     found: dict[UUID, list[Row]] = {entry_id: [] for entry_id, _ in bulk}
     for row in await (await connection.execute(selecting.encode(), values)).fetchall():
         found[row.pop("entry_id")].append(row)
@@ -325,33 +683,15 @@ async def upkeep_is_late(database: Database) -> bool:
     return bool(row and row["late"])
 
 
-# By length first: numbers then stand in their own order, and keys of one length in the order of their bytes.
+# By length first: numbers then stand in their own order. As the index of a closed day has it, and then to the end.
 _ORDER_OF_CHANGES = (
-    "length(resource_id), resource_id, length(coalesce(row_key, resource_id)), coalesce(row_key, resource_id)"
+    "length(resource_id)",
+    "left(resource_id, 150)",
+    "length(row_key)",
+    "left(row_key, 150)",
+    "resource_id",
+    "row_key",
 )
-
-
-async def _find(
-    database: Database,
-    reader: Reader,
-    counting: str,
-    selecting: str,
-    values: Mapping[str, Any],
-    page: Page,
-    page_size: int,
-) -> Found:
-    async with _reading(database, reader) as connection:
-        counted = await connection.execute(counting.encode(), values)
-        # Only the last page must know the count before its rows can be asked for.
-        count = await _count(counted) if page == "last" else None
-        number = max(1, -(-(count or 0) // page_size)) if page == "last" else page
-        bounds = {"limit": page_size, "offset": (number - 1) * page_size}
-        selected = await connection.execute(selecting.encode(), {**values, **bounds})
-        count = await _count(counted) if count is None else count
-        found = Found(count, number, page_size, await selected.fetchall())
-    if found.page > found.total_pages:
-        raise InvalidPage
-    return found
 
 
 def _only_page(rows: Sequence[Row], page: Page, page_size: int) -> Found:
@@ -360,43 +700,9 @@ def _only_page(rows: Sequence[Row], page: Page, page_size: int) -> Found:
     return Found(len(rows), 1, page_size, rows)
 
 
-def _entries(columns: str, filters: Mapping[str, Any]) -> str:
-    """The SELECT of the entries that meet the filters, without order.
-
-    An entry is touched through its own resource or through one of its rows; the two parts have no entry in common.
-    """
-    where = " and ".join(CLAUSES[name] for name in filters if name in CLAUSES)
-    touching = [TOUCHING[name] for name in filters if name in TOUCHING]
-    if not touching:
-        return f"select {columns} from audit.timeline where {where}"
-    own = " and ".join(touching)
-    bounds = " and ".join(CLAUSES[name] for name in BOUNDS if name in filters)
-    return f"""
-        select {columns} from audit.timeline where {where} and ({own})
-        union all
-        select {columns} from audit.timeline where {where} and ({own}) is not true and row_count > 1
-        and (id, created_at) in (select entry_id, created_at from audit.timeline_change where {bounds} and {own})"""
-
-
 def _columns(expand: Iterable[str]) -> str:
     wanted = ", ".join([COLUMNS, *(EXPANSIONS[name] for name in EXPANSIONS if name in expand)])
     return ", ".join(dict.fromkeys(column.strip() for column in wanted.split(",")))
-
-
-def _moment_of(entry_id: str) -> dict[str, object]:
-    """The id and the moment that its first 60 bits carry (RFC 9562, 5.7). Raises NotFound for what is no such id."""
-    try:
-        found = UUID(entry_id)
-    except ValueError:
-        raise NotFound from None
-    milliseconds, microseconds = found.int >> 80, found.int >> 64 & 0xFFF
-    if found.version != 7 or str(found) != entry_id.lower():
-        raise NotFound
-    try:
-        moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=milliseconds, microseconds=microseconds)
-    except OverflowError:
-        raise NotFound from None
-    return {"id": found, "created_at": moment}
 
 
 async def _count(counted: Any) -> int:

@@ -3,14 +3,15 @@
 They know no SQL; what a parameter means stands in parameters.py, what an answer looks like in answers.py.
 """
 
-from collections.abc import AsyncGenerator, Callable
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, NamedTuple
+from uuid import UUID
 
 from anyio import CancelScope
-from anyio.lowlevel import checkpoint_if_cancelled
 from litestar import Request, Router, get
 from litestar.background_tasks import BackgroundTask
 from litestar.di import NamedDependency, Provide
@@ -19,14 +20,14 @@ from litestar.response import Stream
 from litestar.types import HTTPScope
 
 from . import answers, queries
-from .addresses import Pairs, base_url, client_address, parse_query
-from .answers import ENTRY_PATH, ChangePage, Entry, EntryPage, Health
+from .addresses import Pairs, base_url, client_address, parse_query, with_parameter
+from .answers import ENTRY_PATH, ChangePage, Entry, EntryPage, FacetPage, Health
 from .authentication import Authentication
 from .credentials import Reader, Visitor
 from .database import Database, Row
-from .errors import Unreadable
-from .exports import CSV_EXPANSIONS, write_csv, write_ndjson
-from .front import WITHOUT_BODY
+from .errors import Refusal, Unreadable
+from .exports import CSV_EXPANSIONS, Pieces, compress, takes_gzip, write_csv, write_ndjson
+from .front import CUT_SHORT, WITHOUT_BODY
 from .openapi import (
     HEALTH,
     HEALTH_REFUSALS,
@@ -35,15 +36,17 @@ from .openapi import (
     ChangesOperation,
     CsvOperation,
     EntryOperation,
+    FacetsOperation,
     NdjsonOperation,
     ResourceOperation,
     WorkspaceOperation,
 )
-from .parameters import Listing, given_filters, parse_expand, parse_listing, parse_page, parse_page_size
+from .parameters import Listing, given_filters, parse_expand, parse_facets, parse_listing, parse_page, parse_page_size
 from .settings import Settings
 
 WORKSPACE_PATH = "/api/v1/notification/workspace/"
 RESOURCE_PATH = "/api/v1/notification/resource/"
+FACETS_PATH = "/api/v1/notification/facets/"
 EXPORT_PATH = "/api/v1/notification/export."
 LONGEST_USER_AGENT = 250
 
@@ -56,7 +59,6 @@ class Asked(NamedTuple):
 
 
 AnyRequest = Request[Any, Any, Any]
-Pieces = AsyncGenerator[bytes, None]
 Writer = Callable[[queries.Export], Pieces]
 TheDatabase = NamedDependency[SkipValidation[Database]]
 TheSettings = NamedDependency[SkipValidation[Settings]]
@@ -117,10 +119,28 @@ async def provide_entry(reader: TheReader, database: TheDatabase, entry_id: Entr
     return await queries.find_entry(database, reader, entry_id)
 
 
+async def provide_facet_listing(reader: TheReader, asked: TheRequest) -> Listing:
+    """What the request asks of the facets."""
+    return parse_facets(asked.query, reader)
+
+
 async def _entries(path: str, database: Database, reader: Reader, listing: Listing, asked: Asked) -> EntryPage:
+    query = asked.query
+    if listing.frozen:
+        query = with_parameter(query, "as_of", listing.frozen.write(reader.workspace_id))
+    if listing.cursor:
+        step = await queries.find_step(database, reader, listing, listing.cursor)
+        changes = await _first_changes(database, reader, step.rows, listing)
+        return answers.entry_step(step, asked.base, path, query, listing.expand, changes)
     found = await queries.find_entries(database, reader, listing)
-    changes = await queries.first_changes(database, reader, found.rows) if "changes" in listing.expand else {}
-    return answers.entry_page(found, asked.base, path, asked.query, listing.expand, changes)
+    changes = await _first_changes(database, reader, found.rows, listing)
+    return answers.entry_page(found, asked.base, path, query, listing.expand, changes)
+
+
+async def _first_changes(
+    database: Database, reader: Reader, rows: Sequence[Row], listing: Listing
+) -> Mapping[UUID, Sequence[Row]]:
+    return await queries.first_changes(database, reader, rows) if "changes" in listing.expand else {}
 
 
 @get(
@@ -179,6 +199,19 @@ async def list_changes(database: TheDatabase, reader: TheReader, entry: TheEntry
     return answers.change_page(found, asked.base, answers.changes_path(entry["id"]), asked.query)
 
 
+@get(
+    FACETS_PATH,
+    dependencies={"listing": Provide(provide_facet_listing)},
+    operation_class=FacetsOperation,
+    responses=REFUSALS,
+    security=SECURITY,
+    summary="How many entries of each kind",
+)
+async def show_facets(database: TheDatabase, reader: TheReader, listing: TheListing) -> FacetPage:
+    """How many entries there are by event, kind of resource, performer and day: what menus and a histogram show."""
+    return answers.facet_page(await queries.find_facets(database, reader, listing))
+
+
 async def _export(
     database: Database, reader: Reader, listing: Listing, asked: Asked, write: Writer, with_changes: bool
 ) -> Pieces:
@@ -195,27 +228,48 @@ async def _export(
 
 async def _streamed(request: AnyRequest, export: Pieces, name: str) -> Stream:
     """The answer with an export whose refusals have been raised by now; a HEAD begins none."""
-    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    headers = {"Content-Disposition": f'attachment; filename="{name}"', "Vary": "Accept-Encoding"}
+    gzip = takes_gzip(request.scope["headers"])
+    if gzip:
+        headers["Content-Encoding"] = "gzip"
     if request.scope.get(WITHOUT_BODY):
         return Stream(_nothing(), headers=headers)
     await anext(export)
+    pieces = compress(export) if gzip else export
     # Not left to the garbage collector: a client that goes away frees the connection at once.
-    return Stream(_undisturbed(export), headers=headers, background=BackgroundTask(_end, export))
+    return Stream(_undisturbed(pieces, request.scope), headers=headers, background=BackgroundTask(_end, pieces, export))
 
 
-async def _undisturbed(export: Pieces) -> Pieces:
-    """The pieces of an export: a client that goes away interrupts no query, but none follows that one."""
+async def _undisturbed(pieces: Pieces, scope: HTTPScope) -> Pieces:
+    """The pieces of an export, each made by a task of its own, which is cancelled when the client goes away.
+
+    Cancelled once, it has its query ended by the server and the connection closed; a cancel scope would interrupt that
+    too. An export that cannot go on ends the client's connection before its last chunk (RFC 9112, 8).
+    """
+    cut_short: Any = (scope.get("extensions") or {}).get(CUT_SHORT)
     while True:
-        with CancelScope(shield=True):
-            piece = await anext(export, None)
+        making = asyncio.ensure_future(anext(pieces, None))
+        try:
+            piece = await asyncio.shield(making)
+        except asyncio.CancelledError:
+            making.cancel()
+            with CancelScope(shield=True):
+                await asyncio.wait([making])
+            raise
+        except Refusal:
+            if cut_short is None:
+                raise
+            cut_short["now"]()
+            # What follows on a lost connection cancels this.
+            piece = await asyncio.get_running_loop().create_future()
         if piece is None:
             return
-        await checkpoint_if_cancelled()
         yield piece
 
 
-async def _end(export: Pieces) -> None:
-    await export.aclose()
+async def _end(*generators: Pieces) -> None:
+    for generator in generators:
+        await generator.aclose()
 
 
 async def _nothing() -> Pieces:
@@ -275,6 +329,7 @@ def make_router() -> Router:
             list_resource,
             show_entry,
             list_changes,
+            show_facets,
             export_ndjson,
             export_csv,
             show_health,

@@ -18,10 +18,10 @@ from .database import connect
 
 LOCK_TIMEOUT = "100ms"
 LOCK_ATTEMPTS = 20
-# Days made under one lock: each takes some milliseconds.
-MOST_DAYS = 3
 # A service counts stretches of this length at least; reading counts the rest by itself.
 COUNTED_IN_SERVICE = "1 minute"
+# Days made under one lock: each takes some milliseconds.
+MOST_DAYS = 3
 # Waiting for readers of a day that is detached concurrently holds nobody up. What a run before could not finish is
 # tried for less long: the rest of upkeep waits its turn.
 DETACH_TIMEOUT = "10s"
@@ -80,11 +80,11 @@ class Status:
     prepared_until: str | None
     oldest_day: str | None
     retention_days: int
-    days_held: list[str]
     watermark: datetime | None
     watermark_held_by: dict[str, Any] | None
     counted_until: datetime | None
     days_to_close: int
+    days_held: list[str]
     entries_beyond: int
     tracked_tables: list[TrackedTable]
     findings: list[Finding]
@@ -303,11 +303,11 @@ def status(conninfo: str) -> Status:
         prepared_until=state["prepared_until"],
         oldest_day=state["oldest_day"],
         retention_days=state["retention_days"],
-        days_held=state["days_held"],
         watermark=_moment(state["watermark"]),
         watermark_held_by=state["watermark_held_by"],
         counted_until=_moment(state["counted_until"]),
         days_to_close=state["days_to_close"],
+        days_held=state["days_held"],
         entries_beyond=state["entries_beyond"],
         tracked_tables=[
             TrackedTable(name, kind, [row for row in findings if row.object_name == name]) for name, kind in tables

@@ -620,6 +620,7 @@ begin
         execute format('drop table audit.%I', change_name);
     end if;
     execute format('drop table audit.%I', day_name);
+    perform audit.forget_day(day_name);
 end
 $function$;
 comment on function audit.drop_day(text, jsonb) is
@@ -1045,6 +1046,26 @@ end
 $function$;
 comment on function audit.note_frozen(text) is
     'Notes that a closed day is frozen, if its last vacuum found all its pages visible to everybody. Returns whether it is.';
+
+create function audit.forget_day(day_name text)
+    returns void
+    language sql
+    volatile
+    security definer
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    delete from audit.closed_day c where c.day_name = forget_day.day_name;
+    -- A day was named after its last one; what stands in another partition, being on hold, keeps its counts.
+    delete from audit.daily_activity a
+    where a.day <= to_date(right(forget_day.day_name, 8), 'YYYYMMDD')
+      and not exists (select from audit.day_partition d
+                      where d.log_table = 'entry' and audit.day_start(a.day) >= d.lower_bound and audit.day_start(a.day) < d.upper_bound);
+    delete from audit.activity_total t
+    where t.starts_at < audit.day_start(to_date(right(forget_day.day_name, 8), 'YYYYMMDD') + 1)
+      and not exists (select from audit.day_partition d
+                      where d.log_table = 'entry' and t.starts_at >= d.lower_bound and t.starts_at < d.upper_bound);
+end;
+comment on function audit.forget_day(text) is 'Takes a dropped day out of the counts and the closed days.';
 
 -- Days that are not dropped: those that retention keeps, and those that somebody put on hold.
 
@@ -2485,7 +2506,7 @@ declare
         'row_count_is_estimated', case when not is_exact then true end,
         'partition', (select format('%I.%I', n.nspname, c.relname)
                       from pg_class c join pg_namespace n on n.oid = c.relnamespace
-                      where c.oid = relation and c.relispartition))), '{}');
+                      where c.oid = relation and c.relispartition limit 1))), '{}');
 begin
     -- $1 created_at, $2 actor, $3 table_schema, $4 table_name
     return format($sql$
@@ -2502,7 +2523,7 @@ $sql$, pieces -> 'events' ->> 'TRUNCATE', pieces -> 'new' ->> 'default_type',
         case when is_exact
              then format('select %s collate "C" as workspace_id, count(*) as row_count from only %s audit_n group by 1',
                          pieces -> 'new' ->> 'workspace', relation::regclass)
-             else format('select %L::text as workspace_id, greatest(reltuples, 0)::bigint as row_count from pg_class where oid = %s',
+             else format('select %L::text as workspace_id, max(greatest(reltuples, 0))::bigint as row_count from pg_class where oid = %s',
                          pieces -> 'new' ->> 'constant_workspace', relation) end);
 end
 $function$;
@@ -2689,7 +2710,8 @@ declare
 begin
     if tg_op = 'TRUNCATE' then
         -- A partitioned table holds no rows of its own: TRUNCATE fires the triggers of its partitions too.
-        if (select relkind from pg_catalog.pg_class where oid = tg_relid) = 'p' then
+        -- Not by its one row: a transaction with an old snapshot that truncates twice finds that twice.
+        if exists (select from pg_catalog.pg_class where oid = tg_relid and relkind = 'p') then
             return null;
         end if;
         audit_actor := audit.read_actor_context();%5$s
@@ -3037,6 +3059,13 @@ begin
                        target, function_name);
         execute format('alter table %s enable always trigger %I', target, trigger_name);
     end loop;
+    -- MERGE on a partitioned table hands on the row that it inserted last as the new row of an update that follows, unless its
+    -- partitions have a BEFORE ROW trigger for INSERT (PostgreSQL 15 to 18). This one never fires; partitions have it from here.
+    if (select c.relkind = 'p' and not c.relispartition from pg_class c where c.oid = relation) then
+        execute format('create or replace trigger audit_merge before insert on %s for each row when (false) execute function audit.%I()',
+                       target, function_name);
+        execute format('alter table %s enable always trigger audit_merge', target);
+    end if;
     -- TRUNCATE is counted by the capturing role: it reads what it captures anyway, and nothing else of the schema.
     if not has_table_privilege('audit_capture', relation, 'select') then
         execute format('grant select on %s to audit_capture', target);
@@ -3549,7 +3578,7 @@ begin
             select t.tgname
             from pg_trigger t
             join pg_proc p on p.oid = t.tgfoid
-            where t.tgrelid = partition and p.pronamespace = 'audit'::regnamespace and p.proname like 'capture\_%'
+            where t.tgrelid = partition and t.tgparentid = 0 and p.pronamespace = 'audit'::regnamespace and p.proname like 'capture\_%'
         loop
             execute format('drop trigger %I on %s', trigger_name, partition::regclass);
         end loop;
@@ -3972,7 +4001,8 @@ begin
         select array_agg(relid) into members from tree;
         for partition in
             select relid from unnest(members) tree(relid)
-            where not exists (select from pg_trigger t where t.tgrelid = tree.relid and t.tgfoid = tracked.function_oid)
+            where not exists (select from pg_trigger t
+                              where t.tgrelid = tree.relid and t.tgfoid = tracked.function_oid and t.tgparentid = 0)
         loop
             begin
                 perform audit.create_capture_triggers(partition, tracked.function_name);
@@ -5059,13 +5089,14 @@ begin
                     else format('alter table %s enable always trigger %I', part.oid::regclass, expected.name) end
         from audit.partitions_of(relation) part(oid)
         cross join (values ('audit_insert', 4, null, 'audit_new_rows'), ('audit_update', 16, 'audit_old_rows', 'audit_new_rows'),
-                           ('audit_delete', 8, 'audit_old_rows', null), ('audit_truncate', 34, null, null)) expected(name, kind, old_rows, new_rows)
+                           ('audit_delete', 8, 'audit_old_rows', null), ('audit_truncate', 34, null, null), ('audit_merge', 7, null, null)) expected(name, kind, old_rows, new_rows)
         left join pg_trigger t on t.tgrelid = part.oid and t.tgname = expected.name
         left join pg_trigger g
             on g.oid = t.oid and g.tgfoid = audit.capture_function(tracked.id) and g.tgtype = expected.kind
-           and g.tgqual is null and g.tgattr = ''
+           and (g.tgqual is not null) = (expected.name = 'audit_merge') and g.tgattr = ''
            and g.tgoldtable is not distinct from expected.old_rows::name and g.tgnewtable is not distinct from expected.new_rows::name
         where g.tgenabled is distinct from 'A'
+          and (expected.name <> 'audit_merge' or exists (select from pg_class c where c.oid = part.oid and c.relkind = 'p' and not c.relispartition))
         order by part.oid <> relation, part.oid::regclass::text, expected.name;
 
         -- Inheritance: triggers fire for the table that a statement names.
@@ -5378,17 +5409,17 @@ begin atomic
         'prepared_until', (select max(audit.utc_day(upper_bound)) - 1 from audit.day_partition where log_table = 'entry' and not is_beyond),
         'oldest_day', (select min(audit.utc_day(lower_bound)) from audit.day_partition where log_table = 'entry' and not is_beyond),
         'retention_days', u.retention_days,
-        'days_held', (select coalesce(jsonb_agg(h.day order by h.day), '[]') from audit.day_hold h),
         'watermark', (select moment from audit.watermark),
         'watermark_held_by', audit.watermark_holder(),
         'counted_until', (select w.counted_until from audit.watermark w),
         'days_to_close', (select count(*) from audit.days_to_close()),
+        'days_held', (select coalesce(jsonb_agg(h.day order by h.day), '[]') from audit.day_hold h),
         'entries_beyond', (select count(*) from audit.entry e
                            where e.created_at >= (select lower_bound from audit.day_partition where log_table = 'entry' and is_beyond)))
     from audit.upkeep u;
 end;
 comment on function audit.upkeep_status() is
-    'The state of upkeep as one object: version, last_run_at, last_problem, is_late, prepared_until (last day that stands ready), oldest_day, retention_days, days_held (the days on hold), watermark, watermark_held_by, counted_until, days_to_close, entries_beyond (entries past the prepared days).';
+    'The state of upkeep as one object: version, last_run_at, last_problem, is_late, prepared_until (last day that stands ready), oldest_day, retention_days, watermark, watermark_held_by, counted_until, days_to_close, days_held (the days on hold), entries_beyond (entries past the prepared days).';
 
 -- The log against its own owner: what his rights would let him do to entries by DDL is refused by event triggers, which
 -- belong to the superuser who installs, as do their functions. Superusers pass: dumps, restores and downgrades are theirs.
@@ -5844,8 +5875,7 @@ grant select (prefix, workspace_id, name, role, created_at, expires_at, lifetime
 grant select (prefix, key_prefix, opened_at, ends_at) on audit.page_session to audit_dba;
 grant execute on function
     audit.check(), audit.upkeep_status(), audit.list_keys(text), audit.retention_days(), audit.upkeep_is_late(), audit.entry_moment(uuid),
-    audit.day_start(date), audit.utc_day(timestamptz), audit.days_past_retention(), audit.dropped_until(), audit.day_is_held(text),
-    audit.watermark_holder(), audit.reading_bounds(),
+    audit.day_start(date), audit.utc_day(timestamptz), audit.days_past_retention(), audit.dropped_until(), audit.day_is_held(text), audit.watermark_holder(), audit.reading_bounds(),
     audit.reading_indexes(), audit.entry_words(text, text, jsonb, jsonb), audit.days_to_close(),
     audit.row_history(regclass, text), audit.row_history(text, text, text),
     audit.row_as_of(regclass, text, timestamptz), audit.row_as_of(text, text, text, timestamptz),
@@ -5857,12 +5887,13 @@ grant usage on type audit.table_span, audit.row_change to audit_dba;
 
 -- audit_maintainer: upkeep and keys; becomes audit_owner by SET ROLE for what functions cannot do.
 grant usage on schema audit to audit_maintainer;
-grant select on audit.day_partition, audit.tracked_table, audit.upkeep, audit.day_hold, audit.watermark, audit.closed_day to audit_maintainer;
+grant select on audit.day_partition, audit.tracked_table, audit.upkeep, audit.day_hold, audit.watermark, audit.closed_day
+    to audit_maintainer;
 grant execute on function
-    audit.take_upkeep_turn(), audit.maintain(), audit.advance_watermark(), audit.watermark_holder(),
+    audit.take_upkeep_turn(), audit.maintain(), audit.prepare_days(integer, integer), audit.advance_watermark(), audit.watermark_holder(),
     audit.advance_counts(interval), audit.recount(), audit.days_to_close(), audit.close_day(text), audit.note_frozen(text),
-    audit.prepare_days(integer, integer), audit.drop_day(text, jsonb), audit.count_day(text), audit.days_past_retention(),
-    audit.dropped_until(), audit.day_is_held(text), audit.move_oldest_day(), audit.hold_day(date, text), audit.release_day(date), audit.note_upkeep(text),
+    audit.drop_day(text, jsonb), audit.count_day(text), audit.days_past_retention(), audit.dropped_until(), audit.day_is_held(text),
+    audit.move_oldest_day(), audit.hold_day(date, text), audit.release_day(date), audit.note_upkeep(text),
     audit.follow_table(bigint, text), audit.check(), audit.upkeep_status(), audit.upkeep_is_late(), audit.retention_days(),
     audit.day_start(date), audit.utc_day(timestamptz),
     audit.create_key(text, bytea, text, text, text, timestamptz), audit.rotate_key(text, text, bytea, interval, timestamptz),
