@@ -246,6 +246,11 @@ def test_a_drop_waits_for_no_hold_that_is_not_committed_and_drops_nothing(databa
     hold(holder, 91)
     with pytest.raises(psycopg.errors.LockNotAvailable):
         db.execute("select audit.drop_day(%s)", [day_name(db, 91)])
-    holder.commit()
+    holder.rollback()
+    locks = "select mode from pg_locks where pid = pg_backend_pid() and relation = 'audit.day_hold'::regclass"
+    with db.transaction(force_rollback=True):
+        db.execute("select audit.drop_day(%s)", [day_name(db, 91)])
+        assert ("ShareLock",) in db.execute(locks.encode()).fetchall()
+    hold(db, 91)
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match="is on hold"):
         db.execute("select audit.drop_day(%s)", [day_name(db, 91)])

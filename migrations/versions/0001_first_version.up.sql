@@ -616,6 +616,7 @@ begin
         lock table only audit.entry, audit.change in access exclusive mode;
     end if;
     perform audit.write_event('day_dropped', day_name, null, content);
+    delete from audit.closed_day c where c.day_name = drop_day.day_name;
     if to_regclass(format('audit.%I', change_name)) is not null then
         execute format('drop table audit.%I', change_name);
     end if;
@@ -5439,7 +5440,9 @@ declare
         select (select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
                 where n.nspname = 'audit' and c.relname = log_table)
         from unnest(array['entry', 'change']) log_table);
-    commanded constant oid[] := array(select c.objid from pg_event_trigger_ddl_commands() c);
+    commanded constant oid[] := array(
+        select coalesce((select t.tgrelid from pg_trigger t where t.oid = c.objid and c.classid = 'pg_trigger'::regclass), c.objid)
+        from pg_event_trigger_ddl_commands() c);
     kept_from date;
     problem text;
     day_table text;
@@ -5481,13 +5484,13 @@ begin
             select p.oid, true as is_parent from unnest(parents) p(oid)
             union all
             -- Upkeep alters tables while every writer waits, so only what this command, or one before it in the transaction, can
-            -- have altered is looked at: what it names, and whose row of the catalogue is as young as the transaction. Triggers
-            -- are altered through the log itself, which is looked at always.
+            -- have altered is looked at: what it names, and whose row of the catalogue is as young as the transaction. The
+            -- triggers of all of them are altered through the log itself, which is looked at always.
             select c.oid, false
             from pg_inherits i
             join pg_class c on c.oid = i.inhrelid
             where i.inhparent = any(parents)
-              and (tg_tag <> 'ALTER TABLE' or c.oid = any(commanded) or age(c.xmin) <= age(pg_current_xact_id()::xid))
+              and (tg_tag not in ('ALTER TABLE', 'CREATE TABLE', 'CREATE TRIGGER') or c.oid = any(commanded) or age(c.xmin) <= age(pg_current_xact_id()::xid))
         )
         select case
             when c.relnamespace <> 'audit'::regnamespace or case
