@@ -357,13 +357,11 @@ def test_an_export_that_breaks_off_has_no_manifest(
 ) -> None:
     monkeypatch.setattr(queries, "EXPORTED_AT_ONCE", 1)
     [add_entry(db, today(hours=-1, seconds=second)) for second in range(2)]
-    whole = queries._exported_changes
 
-    def breaking(connection: Any, rows: Any) -> Any:
+    def breaking(*_: object) -> None:
         db.execute("select pg_terminate_backend(pid, 5000) from pg_stat_activity where query like 'FETCH%'")
-        return whole(connection, rows)
 
-    monkeypatch.setattr(queries, "_exported_changes", breaking)
+    monkeypatch.setattr(queries, "_mark_large", breaking)
     text = api.get(NDJSON + "?expand=changes", headers=AS_ADMIN).text
     assert "manifest" not in text
     assert exported(db) != []
