@@ -15,6 +15,7 @@ import subprocess
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -49,7 +50,7 @@ from tests.reading import (
     shared_database,
     today,
 )
-from tests.serving import AUTHORIZATION, head, opened_connection, served
+from tests.serving import AUTHORIZATION, head, opened_connection, sent, served
 
 Connection = psycopg.Connection[Any]
 
@@ -357,13 +358,11 @@ def test_an_export_that_breaks_off_has_no_manifest(
 ) -> None:
     monkeypatch.setattr(queries, "EXPORTED_AT_ONCE", 1)
     [add_entry(db, today(hours=-1, seconds=second)) for second in range(2)]
-    whole = queries._exported_changes
 
-    def breaking(connection: Any, rows: Any) -> Any:
+    def breaking(*_: object) -> None:
         db.execute("select pg_terminate_backend(pid, 5000) from pg_stat_activity where query like 'FETCH%'")
-        return whole(connection, rows)
 
-    monkeypatch.setattr(queries, "_exported_changes", breaking)
+    monkeypatch.setattr(queries, "_mark_large", breaking)
     text = api.get(NDJSON + "?expand=changes", headers=AS_ADMIN).text
     assert "manifest" not in text
     assert exported(db) != []
@@ -423,6 +422,44 @@ def test_a_whole_export_ends_with_the_last_chunk(
     assert answer.endswith(b"\r\n0\r\n\r\n")
     assert stream.eof == bool(coding)
     assert len(body) > 30_000_000
+
+
+def test_values_of_fifty_megabytes_take_a_server_less_than_a_hundred(database: Database, db: Connection) -> None:
+    add_keys(db)
+    add_entry(db)
+    bulk = add_entry(db, row_count=2, resource_id=None)
+    db.execute(
+        """
+        insert into audit.change (entry_id, created_at, workspace_id, resource_id, after)
+        select id, created_at, workspace_id, '1', jsonb_build_object('text', repeat('x', 50000000))
+        from audit.entry where id = %s""",
+        [bulk],
+    )
+    with db.transaction():
+        db.execute("set local session_replication_role = replica")
+        large = "jsonb_build_object('text', repeat('x', 50000000))"
+        db.execute(f"update audit.entry set after = {large} where row_count = 1".encode())
+    with served(database) as (process, port):
+        sent(port, head("GET", WORKSPACE, AUTHORIZATION))
+        before = peak_memory(process)
+        assert count_bytes(port, NDJSON + "?expand=changes") > 100_000_000
+        assert peak_memory(process) - before < 100 * 1024 * 1024
+
+
+def peak_memory(process: subprocess.Popen[str]) -> int:
+    """The most bytes that a process has held in memory (proc(5), VmHWM)."""
+    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("VmHWM:"))) * 1024
+
+
+def count_bytes(port: int, path: str) -> int:
+    """The length of an answer that need not fit into memory."""
+    length = 0
+    with opened_connection(port) as client:
+        client.sendall(head("GET", path, AUTHORIZATION))
+        while piece := client.recv(1_000_000):
+            length += len(piece)
+    return length
 
 
 def unchunked(answer: bytes) -> bytes:

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import re
 import zlib
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
 from .answers import write_entry, write_moment
 from .database import Row
 from .parameters import EXPANSIONS
-from .queries import Export, Large
+from .queries import LARGE, Export, Large
 
 Pieces = AsyncGenerator[bytes, None]
 
@@ -69,8 +68,19 @@ async def write_ndjson(export: Export, base: str, expand: frozenset[str]) -> Pie
 
     An export without that line was cut short.
     """
+    large: list[Large] = []
+
+    def hold(value: Large) -> msgspec.Raw:
+        large.append(value)
+        return msgspec.Raw(_HELD)
+
+    encode = msgspec.json.Encoder(enc_hook=hold).encode
+
+    def write_line(row: Row, changes: Sequence[Row]) -> bytes:
+        return encode(write_entry(row, base, expand, {row["id"]: changes})) + b"\n"
+
     digest = hashlib.sha256()
-    async with aclosing(_gathered(_ndjson_lines(export, base, expand))) as pieces:
+    async with aclosing(_pieces(export, write_line, large, _HELD)) as pieces:
         async for piece in pieces:
             digest.update(piece)
             yield piece
@@ -78,60 +88,71 @@ async def write_ndjson(export: Export, base: str, expand: frozenset[str]) -> Pie
     yield msgspec.json.encode(manifest) + b"\n"
 
 
-async def _ndjson_lines(export: Export, base: str, expand: frozenset[str]) -> Pieces:
-    large: list[Large] = []
-
-    def hold(value: Large) -> msgspec.Raw:
-        large.append(value)
-        return msgspec.Raw(_HELD)
-
-    encoder = msgspec.json.Encoder(enc_hook=hold)
-    async for row, changes in export.entries:
-        line = encoder.encode(write_entry(row, base, expand, {row["id"]: changes})) + b"\n"
-        if not large:
-            yield line
-            continue
-        first, *others = line.split(_HELD)
-        yield first
-        for value, text in zip(large, others, strict=True):
-            async with aclosing(export.read(value)) as pieces:
-                async for piece in pieces:
-                    yield piece
-            yield text
-        large.clear()
-
-
 async def write_csv(export: Export) -> Pieces:
     """A header and one entry a line (RFC 4180), values that a spreadsheet would compute with a quote before them.
 
     The rows of bulk entries are not in it.
     """
-    async with aclosing(_gathered(_csv_lines(export))) as pieces:
+    large: list[Large] = []
+
+    def write_line(row: Row, _: Sequence[Row]) -> bytes:
+        large.extend(row[name] for name in LARGE if isinstance(row[name], Large))
+        return _csv_line(_cell(read(row)) for read in CSV_COLUMNS.values())
+
+    yield _csv_line(CSV_COLUMNS)
+    async with aclosing(_pieces(export, write_line, large, _HELD_CELL.encode(), double=b'"')) as pieces:
         async for piece in pieces:
             yield piece
 
 
-async def _csv_lines(export: Export) -> Pieces:
-    yield _csv_line(CSV_COLUMNS)
-    async for row, _ in export.entries:
-        line = _csv_line(_cell(read(row)) for read in CSV_COLUMNS.values())
-        large = [row[name] for name in ("before", "after") if isinstance(row[name], Large)]
-        if not large:
-            yield line
-            continue
-        first, *others = line.split(_HELD_CELL.encode())
-        yield first
-        for value, text in zip(large, others, strict=True):
-            async with aclosing(export.read(value)) as pieces:
-                async for piece in pieces:
-                    yield piece.replace(b'"', b'""')
-            yield text
+async def _pieces(
+    export: Export,
+    write_line: Callable[[Row, Sequence[Row]], bytes],
+    large: list[Large],
+    mark: bytes,
+    double: bytes = b"",
+) -> Pieces:
+    """The lines of an export in pieces of ENOUGH or somewhat more, with the `large` values of each where `mark` stands.
+
+    In these a sign may have to be doubled.
+    """
+    held: list[bytes] = []
+    size = 0
+    async for batch in export.batches:
+        for row, changes in batch:
+            held.append(write_line(row, changes))
+            if large:
+                first, *others = held.pop().split(mark)
+                held.append(first)
+                for value, text in zip(large, others, strict=True):
+                    yield b"".join(held)
+                    async with aclosing(export.read(value)) as pieces:
+                        async for piece in pieces:
+                            yield piece.replace(double, 2 * double) if double else piece
+                    held = [text]
+                large.clear()
+                size = 0
+            size += len(held[-1])
+            if size >= ENOUGH:
+                yield b"".join(held)
+                held, size = [], 0
+    if held:
+        yield b"".join(held)
+
+
+class _Echo:
+    """What csv writes its line to, and gets it back from."""
+
+    def write(self, line: str) -> str:
+        return line
+
+
+_csv = csv.writer(_Echo())
 
 
 def _csv_line(cells: Iterable[str]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text).writerow(cells)
-    return text.getvalue().encode("utf-8")
+    # It returns what `write` does.
+    return cast(str, _csv.writerow(cells)).encode("utf-8")
 
 
 def _cell(value: object) -> str:
@@ -147,22 +168,6 @@ def _json(value: msgspec.Raw | Large | None) -> str | None:
         return _HELD_CELL
     text = bytes(value).decode("utf-8")
     return msgspec.json.decode(text, type=str) if text.startswith('"') else text
-
-
-async def _gathered(lines: Pieces) -> Pieces:
-    """The same bytes in pieces of at least ENOUGH, the last one excepted."""
-    held: list[bytes] = []
-    size = 0
-    async with aclosing(lines):
-        async for line in lines:
-            held.append(line)
-            size += len(line)
-            if size >= ENOUGH:
-                yield b"".join(held)
-                held.clear()
-                size = 0
-    if held:
-        yield b"".join(held)
 
 
 async def compress(pieces: Pieces) -> Pieces:

@@ -11,7 +11,7 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -146,7 +146,7 @@ async def _write(
     with_changes = not is_csv and "changes" in listing.expand
     given = given_filters(order.query)
     async with queries.exporting(database, reader, asked, given, with_changes=with_changes) as whole:
-        counted = replace(whole, entries=_counted(whole, on_progress))
+        counted = replace(whole, batches=_counted(whole, on_progress))
         pieces = write_csv(counted) if is_csv else write_ndjson(counted, _base(settings), listing.expand)
         async with aclosing(compress(pieces) if order.gzip else pieces) as written:
             async for piece in written:
@@ -182,12 +182,12 @@ def _ended_by_signals() -> Iterator[None]:
 
 async def _counted(
     export: queries.Export, on_progress: Callable[[int, int], object]
-) -> AsyncGenerator[queries.Exported, None]:
+) -> AsyncGenerator[Sequence[queries.Exported], None]:
     done = 0
     on_progress(done, export.count)
-    async for entry in export.entries:
-        yield entry
-        done += 1
+    async for batch in export.batches:
+        yield batch
+        done += len(batch)
         on_progress(done, export.count)
 
 

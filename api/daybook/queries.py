@@ -35,6 +35,8 @@ SHOWN_CHARACTERS = 500
 EXPORTED_AT_ONCE = 100
 LARGEST_AT_ONCE = 32_768
 PIECE = 262_144
+# The columns that may hold values of any size.
+LARGE = ("before", "after")
 
 # Where a day holds more entries than these, the page is looked for among its hours.
 MANY_A_DAY = 500
@@ -193,13 +195,13 @@ Exported = tuple[Row, Sequence[Row]]
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """All entries that meet the filters, in one snapshot: how many, and they themselves, newest first.
+    """All entries that meet the filters, in one snapshot: how many, and they themselves, newest first, in batches.
 
     Each entry comes with the first rows of a bulk one. Where a value is Large, `read` gives its JSON piece by piece.
     """
 
     count: int
-    entries: AsyncIterator[Exported]
+    batches: AsyncIterator[Sequence[Exported]]
     read: Callable[[Large], AsyncGenerator[bytes, None]]
 
 
@@ -218,41 +220,42 @@ async def exporting(
         noted = {**_reader_values(reader), "filter": Jsonb(given, msgspec.json.encode), "row_count": count}
         async with database.noting() as noting:
             await noting.execute(f"select audit.note_export({_READER}, %(filter)s, %(row_count)s)".encode(), noted)
-        async with aclosing(_exported(connection, listing, values, with_changes)) as entries:
-            yield Export(count, entries, lambda large: _read_large(connection, large))
+        async with aclosing(_exported(connection, listing, values, with_changes)) as batches:
+            yield Export(count, batches, lambda large: _read_large(connection, large))
 
 
 async def _exported(
     connection: Connection, listing: Listing, values: Mapping[str, Any], with_changes: bool
-) -> AsyncGenerator[Exported, None]:
+) -> AsyncGenerator[Sequence[Exported], None]:
     columns = _columns(listing.expand)
     names = [column.rpartition(" as ")[2] for column in columns.split(", ")]
     selecting = _without_large(f"{_whole_entries(columns, listing.filters)} order by created_at desc, id desc", names)
     async with connection.cursor(name="entries") as cursor:
         await cursor.execute(selecting.encode(), {**values, "largest": LARGEST_AT_ONCE})
         while rows := await cursor.fetchmany(EXPORTED_AT_ONCE):
-            for row in rows:
-                _mark_large(row, row["id"])
-            async with aclosing(_exported_changes(connection, rows if with_changes else [])) as changes:
+            _mark_large(rows, "id")
+            bulk = [row for row in rows if row["row_count"] > 1] if with_changes else []
+            if not bulk:
+                yield [(row, ()) for row in rows]
+                continue
+            async with aclosing(_exported_changes(connection, bulk)) as changes:
                 ahead = await anext(changes, None)
                 for row in rows:
                     own = []
                     while ahead is not None and ahead["entry_id"] == row["id"]:
                         own.append(ahead)
                         ahead = await anext(changes, None)
-                    yield row, own
+                    yield [(row, own)]
 
 
-async def _exported_changes(connection: Connection, entries: Sequence[Row]) -> AsyncGenerator[Row, None]:
-    """The first rows of the bulk entries among these, in their order, one more of each than are shown."""
-    bulk = [(entry["id"], entry["created_at"]) for entry in entries if entry["row_count"] > 1]
-    if not bulk:
-        return
+async def _exported_changes(connection: Connection, bulk: Sequence[Row]) -> AsyncGenerator[Row, None]:
+    """The first rows of these bulk entries, in their order, one more of each than are shown."""
+    moments = [entry["created_at"] for entry in bulk]
     values = {
-        "ids": [entry_id for entry_id, _ in bulk],
-        "moments": [moment for _, moment in bulk],
-        "first": min(moment for _, moment in bulk),
-        "last": max(moment for _, moment in bulk),
+        "ids": [entry["id"] for entry in bulk],
+        "moments": moments,
+        "first": min(moments),
+        "last": max(moments),
         "largest": LARGEST_AT_ONCE,
     }
     # Not the view: a row of a table without a key is known by its place alone.
@@ -270,8 +273,8 @@ async def _exported_changes(connection: Connection, entries: Sequence[Row]) -> A
     async with connection.cursor(name="changes") as cursor:
         await cursor.execute(selecting.encode(), values)
         while rows := await cursor.fetchmany(EXPORTED_AT_ONCE):
+            _mark_large(rows, "entry_id")
             for row in rows:
-                _mark_large(row, row["entry_id"])
                 yield row
 
 
@@ -280,20 +283,22 @@ def _without_large(selecting: str, names: Sequence[str]) -> str:
 
     Whether one is larger is told by its size as it is stored where that is enough: most large ones are not read for it.
     """
-    values = [name for name in ("before", "after") if name in names]
+    values = [name for name in LARGE if name in names]
+    if not values:
+        return selecting
     sizes = [f"pg_column_size({v}) > %(largest)s or octet_length({v}::text) > %(largest)s as large_{v}" for v in values]
     kept = [f"case when not large_{name} then {name} end as {name}" if name in values else name for name in names]
-    large = [f"large_{name}" for name in values]
+    large = " || ".join(f"case when large_{name} then '{name} ' else '' end" for name in values)
     # Each size is computed once, after the order: OFFSET 0 keeps the parts from becoming one.
     return f"""
-        select {", ".join(kept + large)}
-        from (select {", ".join(["*", *sizes])} from ({selecting}) as ordered offset 0) as sized"""
+        select {", ".join(kept)}, {large} as large
+        from (select *, {", ".join(sizes)} from ({selecting}) as ordered offset 0) as sized"""
 
 
-def _mark_large(row: Row, entry_id: UUID) -> None:
-    for column in ("before", "after"):
-        if row.pop(f"large_{column}", None):
-            row[column] = Large(column, entry_id, row["created_at"], row.get("place"))
+def _mark_large(rows: Sequence[Row], entry_id: str) -> None:
+    for row in rows:
+        for column in row.pop("large", "").split():
+            row[column] = Large(column, row[entry_id], row["created_at"], row.get("place"))
 
 
 async def _read_large(connection: Connection, large: Large) -> AsyncGenerator[bytes, None]:
