@@ -93,7 +93,8 @@ begin
         end;
     end loop;
 
-    insert into audit.activity_total as t (workspace_id, part, starts_at, event, resource_type, actor_id, actor_name, entries)
+    insert into audit.activity_total as t
+        (workspace_id, part, starts_at, event, resource_type, actor_id, actor_name, entries, digest)
     with found as (
         select e.workspace_id, date_trunc('hour', e.created_at, 'UTC') as starts_at, e.event, e.resource_type, e.actor_id,
                max(e.actor_name) as actor_name, count(*) as entries
@@ -107,10 +108,13 @@ begin
               group by 1, 2 having sum(many.entries) > 500)
         group by 1, 2, 3, 4, 5
     )
-    select workspace_id, 'hour', starts_at, event, resource_type, null, null, sum(entries) from found group by 1, 3, 4, 5
+    select workspace_id, 'hour', starts_at, event, resource_type, null, null, sum(entries),
+           audit.activity_digest(array[workspace_id, event, resource_type])
+    from found group by workspace_id, starts_at, event, resource_type
     union all
-    select workspace_id, 'hour_actor', starts_at, null, null, actor_id, max(actor_name), sum(entries)
-    from found where event not like 'log\_%' group by 1, 3, 6
+    select workspace_id, 'hour_actor', starts_at, null, null, actor_id, max(actor_name), sum(entries),
+           audit.activity_digest(array[workspace_id, actor_id])
+    from found where event not like 'log\_%' group by workspace_id, starts_at, actor_id
     on conflict on constraint total_is_counted_once do update set entries = excluded.entries;
 
     insert into audit.closed_day (day_name, closed_at, lacks) values (day.partition_name, clock_timestamp(), lacks);

@@ -41,6 +41,8 @@ LARGE = ("before", "after")
 # Where a day holds more entries than these, the page is looked for among its hours.
 MANY_A_DAY = 500
 SHOWN_PERFORMERS = 100
+# As the index of audit.daily_activity has it.
+OF_ACTOR = "left(actor_id, 100) = left(%(performer_id)s, 100)"
 
 COLUMNS = "id, created_at, event, resource_id, resource_type, actor_id, actor_name"
 EXPANSIONS = {
@@ -469,7 +471,8 @@ def _facets_statement(filters: Mapping[str, Any], found: Sequence[counts.Stretch
     if _is_narrowed(filters):
         parts = [
             f"""select event, resource_type, actor_id, actor_name, day, entries from audit.daily_activity
-            where day = any(%(days)s::date[]) and {where}"""
+            where day = any(%(days)s::date[]) and {where}
+                  {f"and {OF_ACTOR}" if "performer_id" in filters else ""}"""
         ]
     else:
         parts = [
@@ -514,7 +517,7 @@ async def _activity(connection: Connection, listing: Listing) -> counts.Activity
     if "performer_id" in listing.filters:
         days = f"""
             select extract(epoch from day)::bigint, sum(entries)::bigint from audit.daily_activity
-            where day between %(first)s::date and %(last)s::date and {where} group by 1"""
+            where day between %(first)s::date and %(last)s::date and {OF_ACTOR} and {where} group by 1"""
         hours = "select null, null where false"
     else:
         counted = f"""

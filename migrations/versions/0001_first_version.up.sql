@@ -754,9 +754,11 @@ create table audit.daily_activity (
     actor_name text not null,
     entries bigint not null,
     changed_rows bigint not null,
-    constraint activity_is_counted_once
-        unique nulls not distinct (workspace_id, actor_id, day, event, resource_type, actor_type)
+    digest bytea not null,
+    constraint activity_is_counted_once primary key (day, digest)
 );
+-- An index takes 2704 bytes; what is longer than these characters is told apart by the rows.
+create index daily_activity_by_actor on audit.daily_activity (workspace_id, left(actor_id, 100), day);
 comment on table audit.daily_activity is
     'How many entries each workspace, UTC day, event, kind of resource and actor has: exact for every entry below audit.watermark.counted_until.';
 comment on column audit.daily_activity.workspace_id is 'The workspace. Null: system-wide.';
@@ -768,6 +770,7 @@ comment on column audit.daily_activity.actor_id is 'The actor. Never null.';
 comment on column audit.daily_activity.actor_name is 'A name the actor had on that day. Never null.';
 comment on column audit.daily_activity.entries is 'Number of entries. Never null.';
 comment on column audit.daily_activity.changed_rows is 'Sum of their row_count. Never null.';
+comment on column audit.daily_activity.digest is 'SHA-256 of what the row counts, by which it is found again however long that is. Never null.';
 
 -- The same numbers added up for reading: a page sums some hundred rows, whatever the number of actors.
 create table audit.activity_total (
@@ -779,10 +782,11 @@ create table audit.activity_total (
     actor_id text collate "C",
     actor_name text,
     entries bigint not null,
+    digest bytea not null,
     constraint part_is_known check (part in ('day', 'hour', 'day_actor', 'hour_actor')),
-    constraint total_is_counted_once
-        unique nulls not distinct (workspace_id, part, starts_at, event, resource_type, actor_id)
+    constraint total_is_counted_once primary key (starts_at, part, digest)
 );
+create index activity_total_by_workspace on audit.activity_total (workspace_id, part, starts_at);
 comment on table audit.activity_total is
     'audit.daily_activity added up for reading: each day by event and resource type, each day by actor, and the same for the hours of closed days that hold many entries. audit.daily_activity is the table to query by hand.';
 comment on column audit.activity_total.workspace_id is 'The workspace. Null: system-wide.';
@@ -793,6 +797,15 @@ comment on column audit.activity_total.resource_type is 'The kind of resource. N
 comment on column audit.activity_total.actor_id is 'The actor. Null: by event and resource type.';
 comment on column audit.activity_total.actor_name is 'A name the actor had on that day. Null: by event and resource type.';
 comment on column audit.activity_total.entries is 'Number of entries. Never null.';
+comment on column audit.activity_total.digest is 'SHA-256 of what the row counts, by which it is found again however long that is. Never null.';
+
+create function audit.activity_digest(parts text[])
+    returns bytea
+    language sql
+    stable
+    parallel safe
+return sha256(convert_to(to_json(parts)::text, 'UTF8'));
+comment on function audit.activity_digest(text[]) is 'The digest of what a row of the counts counts.';
 
 create function audit.advance_counts(at_least interval default '0')
     returns timestamptz
@@ -854,17 +867,23 @@ begin
             group by 1, 2, 3, 4, 5
         ), by_actor as (
             insert into audit.daily_activity as a
-                (workspace_id, day, event, resource_type, actor_type, actor_id, actor_name, entries, changed_rows)
-            select workspace_id, %L, event, resource_type, actor_type, actor_id, actor_name, entries, changed_rows from found
+                (workspace_id, day, event, resource_type, actor_type, actor_id, actor_name, entries, changed_rows, digest)
+            select workspace_id, %L, event, resource_type, actor_type, actor_id, actor_name, entries, changed_rows,
+                   audit.activity_digest(array[workspace_id, event, resource_type, actor_type, actor_id])
+            from found
             on conflict on constraint activity_is_counted_once do update
             set entries = a.entries + excluded.entries, changed_rows = a.changed_rows + excluded.changed_rows,
                 actor_name = excluded.actor_name
         )
-        insert into audit.activity_total as t (workspace_id, part, starts_at, event, resource_type, actor_id, actor_name, entries)
-        select workspace_id, 'day', $3, event, resource_type, null, null, sum(entries) from found group by 1, 4, 5
+        insert into audit.activity_total as t
+            (workspace_id, part, starts_at, event, resource_type, actor_id, actor_name, entries, digest)
+        select workspace_id, 'day', $3, event, resource_type, null, null, sum(entries),
+               audit.activity_digest(array[workspace_id, event, resource_type])
+        from found group by workspace_id, event, resource_type
         union all
-        select workspace_id, 'day_actor', $3, null, null, actor_id, max(actor_name), sum(entries)
-        from found where event not like 'log\_%%' group by 1, 6
+        select workspace_id, 'day_actor', $3, null, null, actor_id, max(actor_name), sum(entries),
+               audit.activity_digest(array[workspace_id, actor_id])
+        from found where event not like 'log\_%%' group by workspace_id, actor_id
         on conflict on constraint total_is_counted_once do update
         set entries = t.entries + excluded.entries, actor_name = excluded.actor_name
         $sql$, workspaces, day)
@@ -998,7 +1017,8 @@ begin
         end;
     end loop;
 
-    insert into audit.activity_total as t (workspace_id, part, starts_at, event, resource_type, actor_id, actor_name, entries)
+    insert into audit.activity_total as t
+        (workspace_id, part, starts_at, event, resource_type, actor_id, actor_name, entries, digest)
     with found as (
         select e.workspace_id, date_trunc('hour', e.created_at, 'UTC') as starts_at, e.event, e.resource_type, e.actor_id,
                max(e.actor_name) as actor_name, count(*) as entries
@@ -1012,10 +1032,13 @@ begin
               group by 1, 2 having sum(many.entries) > 500)
         group by 1, 2, 3, 4, 5
     )
-    select workspace_id, 'hour', starts_at, event, resource_type, null, null, sum(entries) from found group by 1, 3, 4, 5
+    select workspace_id, 'hour', starts_at, event, resource_type, null, null, sum(entries),
+           audit.activity_digest(array[workspace_id, event, resource_type])
+    from found group by workspace_id, starts_at, event, resource_type
     union all
-    select workspace_id, 'hour_actor', starts_at, null, null, actor_id, max(actor_name), sum(entries)
-    from found where event not like 'log\_%' group by 1, 3, 6
+    select workspace_id, 'hour_actor', starts_at, null, null, actor_id, max(actor_name), sum(entries),
+           audit.activity_digest(array[workspace_id, actor_id])
+    from found where event not like 'log\_%' group by workspace_id, starts_at, actor_id
     on conflict on constraint total_is_counted_once do update set entries = excluded.entries;
 
     insert into audit.closed_day (day_name, closed_at, lacks) values (day.partition_name, clock_timestamp(), lacks);
