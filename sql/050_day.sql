@@ -344,7 +344,6 @@ begin
         lock table only audit.entry, audit.change in access exclusive mode;
     end if;
     perform audit.write_event('day_dropped', day_name, null, content);
-    delete from audit.closed_day c where c.day_name = drop_day.day_name;
     if to_regclass(format('audit.%I', change_name)) is not null then
         execute format('drop table audit.%I', change_name);
     end if;

@@ -48,6 +48,8 @@ begin atomic
     from audit.day_partition d, audit.watermark w
     where d.log_table = 'entry' and not d.is_beyond and not d.detach_pending
       and d.upper_bound <= w.counted_until
+      -- What is dropped next is not worth it.
+      and d.upper_bound > coalesce((select audit.day_start(u.oldest_day) from audit.upkeep u), '-infinity')
       and not exists (select from audit.closed_day c where c.day_name = d.partition_name)
     order by d.lower_bound desc;
 end;

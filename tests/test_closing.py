@@ -12,7 +12,7 @@ from daybook.upkeep import maintain
 from .conftest import Database
 from .reading import add_changes, add_entry, today
 from .test_counts import count_until, make_log
-from .upkeeping import close_days, settle
+from .upkeep import close_days, settle
 
 Connection = psycopg.Connection[Any]
 INDEXES = ["actor", "event", "request", "row", "type", "words"]
@@ -154,15 +154,14 @@ def test_a_value_longer_than_an_index_holds_leaves_that_index_out(db: Connection
 
 
 def test_closed_days_are_frozen_when_no_older_snapshot_is_open(database: Database, db: Connection) -> None:
-    bulk = add_entry(db, today(hours=-2), row_count=3)
-    add_changes(db, bulk, range(3))
-    settle(db)
     with database.connect("postgres", autocommit=False) as reader:
         reader.execute("begin isolation level repeatable read; select from audit.upkeep")
+        add_changes(db, add_entry(db, today(hours=-2), row_count=3), range(3))
+        settle(db)
         run = maintain(database.url("maintainer"))
         assert run.problem is None
         assert run.days_closed == [yesterday()]
-        # The snapshot is of before the entry was there.
+        # Not everybody sees the entry yet.
         assert db.execute("select frozen_at from audit.closed_day").fetchone() == (None,)
     for _ in range(20):
         maintain(database.url("maintainer"))

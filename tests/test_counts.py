@@ -13,7 +13,7 @@ import pytest
 
 from .conftest import Database
 from .reading import ADMIN, AS_ADMIN, AS_STRANGER, Client, add_keys, opened, today
-from .upkeeping import close_days, count_all
+from .upkeep import close_days, count_all
 
 Connection = psycopg.Connection[Any]
 WORKSPACE = "/api/v1/notification/workspace/"

@@ -15,7 +15,7 @@ import pytest
 from .conftest import Database
 from .reading import AS_ADMIN, AS_STRANGER, Client, add_entry, add_keys, opened, today
 from .test_counts import WORKSPACE, count_until, make_log
-from .upkeeping import close_days, settle
+from .upkeep import close_days, settle
 
 Connection = psycopg.Connection[Any]
 RESOURCE = "/api/v1/notification/resource/"

@@ -12,7 +12,7 @@ from psycopg.types.json import Jsonb
 from .conftest import Database
 from .reading import AS_ADMIN, Client, add_changes, add_entry, add_keys, opened, today
 from .test_counts import WORKSPACE, count_until
-from .upkeeping import close_days
+from .upkeep import close_days
 
 Connection = psycopg.Connection[Any]
 RESOURCE = "/api/v1/notification/resource/"

@@ -12,7 +12,7 @@ import pytest
 from psycopg import Connection
 
 from .conftest import Database
-from .upkeeping import settle
+from .upkeep import settle
 
 
 @pytest.fixture

@@ -616,7 +616,6 @@ begin
         lock table only audit.entry, audit.change in access exclusive mode;
     end if;
     perform audit.write_event('day_dropped', day_name, null, content);
-    delete from audit.closed_day c where c.day_name = drop_day.day_name;
     if to_regclass(format('audit.%I', change_name)) is not null then
         execute format('drop table audit.%I', change_name);
     end if;
@@ -972,6 +971,8 @@ begin atomic
     from audit.day_partition d, audit.watermark w
     where d.log_table = 'entry' and not d.is_beyond and not d.detach_pending
       and d.upper_bound <= w.counted_until
+      -- What is dropped next is not worth it.
+      and d.upper_bound > coalesce((select audit.day_start(u.oldest_day) from audit.upkeep u), '-infinity')
       and not exists (select from audit.closed_day c where c.day_name = d.partition_name)
     order by d.lower_bound desc;
 end;
