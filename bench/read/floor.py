@@ -41,7 +41,7 @@ from .serving import App, ask_for, ask_once, served
 CLIENTS = (1, 16)
 TURN = 1.0
 KEY = "BENCH_KEY"
-FLOOR, FLOOR_READING_ROWS = "floor", "floor-reading-rows"
+FLOOR, FLOOR_READING_ROWS, FLOOR_IN_TURN = "floor", "floor-reading-rows", "floor-in-turn"
 
 # What the app is without, one part more in each line: the owner of the function, its name, and what it does.
 PARTS: tuple[tuple[str, Any, str], ...] = (
@@ -53,6 +53,7 @@ PARTS: tuple[tuple[str, Any, str], ...] = (
 SERVERS = {
     "floor": FLOOR,
     "floor, its rows read as the app reads them": FLOOR_READING_ROWS,
+    "floor, each statement's rows read before the next is sent": FLOOR_IN_TURN,
     "the app": "0",
     **{f"… without {what}{' either' if number else ''}": str(number + 1) for number, (what, *_) in enumerate(PARTS)},
 }
@@ -125,7 +126,7 @@ def one_of_these(log: Log, key: str, way: str) -> Iterator[App]:
 def main() -> None:
     """Serve the floor, or the app without its first so many parts."""
     parser = argparse.ArgumentParser(prog="python -m bench.read.floor", description=__doc__)
-    parser.add_argument("--way", required=True, help=f"{FLOOR}, {FLOOR_READING_ROWS}, or how many parts are left out")
+    parser.add_argument("--way", required=True, help="a floor's name, or how many parts are left out")
     parser.add_argument("--port", type=int, required=True)
     options = parser.parse_args()
     settings = Settings.from_environment()
@@ -135,7 +136,7 @@ def main() -> None:
         serve(settings, port=options.port)
         return
     transaction, answer = asyncio.run(first_page(settings.database_url, os.environ[KEY]))
-    floor = Floor(settings, transaction, answer, reads_rows=options.way == FLOOR_READING_ROWS)
+    floor = Floor(settings, transaction, answer, options.way)
     uvicorn.run(floor, port=options.port, loop="auto", ws="none", access_log=False, log_level="warning", lifespan="on")
 
 
@@ -175,9 +176,9 @@ async def first_page(url: str, key: str) -> tuple[Transaction, Response]:
 class Floor:
     """An ASGI application that answers everything alike."""
 
-    def __init__(self, settings: Settings, transaction: Transaction, answer: Response, *, reads_rows: bool) -> None:
+    def __init__(self, settings: Settings, transaction: Transaction, answer: Response, way: str) -> None:
         self._transaction = transaction
-        self._reads_rows = reads_rows
+        self._way = way
         self._start = {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
         self._body = {"type": "http.response.body", "body": answer.body}
         self._pool: AsyncConnectionPool[Any] = AsyncConnectionPool(
@@ -194,8 +195,12 @@ class Floor:
             await self._live(receive, send)
             return
         async with self._pool.connection() as connection, connection.pipeline(), connection.transaction():
-            cursors = [await connection.execute(query, values) for query, values in self._transaction]
-            if self._reads_rows:
+            cursors = []
+            for query, values in self._transaction:
+                cursors.append(await connection.execute(query, values))
+                if self._way == FLOOR_IN_TURN:
+                    await cursors.pop().fetchall()
+            if self._way == FLOOR_READING_ROWS:
                 for cursor in cursors:
                     await cursor.fetchall()
         await send(self._start)

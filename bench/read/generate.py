@@ -95,11 +95,10 @@ def ready(folder: Path, entries: int, version: int | None, *, as_it_is: bool = F
         if facts is None:
             migrate(cluster.url())
             facts = fill(cluster.url(), entries)
-            maintain(cluster.url())
-            analyze(cluster.url())
+            # Written before upkeep, which goes on where it was interrupted.
             (home / "facts.json").write_text(json.dumps(asdict(facts)))
-        else:
-            maintain(cluster.url())
+        maintain(cluster.url())
+        analyze(cluster.url())
         yield Log(cluster, entries, facts.planted)
 
 
@@ -202,10 +201,13 @@ def work_of(run: upkeep.Run) -> dict[str, int]:
 
 
 def analyze(url: str) -> None:
-    """Do what autovacuum would have done by now: each day's statistics and visibility."""
+    """Do what autovacuum would have done by now, where upkeep did not: each day's statistics and visibility."""
     begun = time.perf_counter()
     with psycopg.connect(url, autocommit=True) as connection:
-        query = "select partition_name from audit.day_partition where lower_bound <= now() order by lower_bound"
+        query = """
+            select d.partition_name from audit.day_partition d join pg_class c on c.oid = d.partition_oid
+            where d.lower_bound <= now() and c.reltuples < 0
+            order by d.lower_bound"""
         for (name,) in connection.execute(query).fetchall():
             connection.execute(f"vacuum (analyze) audit.{name}".encode())
         connection.execute("checkpoint")
