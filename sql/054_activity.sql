@@ -168,14 +168,18 @@ comment on function audit.recount() is
     'Forgets all counts; upkeep counts anew, reading goes on, more slowly. For a log whose entries were altered by a superuser.';
 
 create function audit.reading_bounds()
-    returns table (watermark timestamptz, counted_until timestamptz, oldest timestamptz)
+    returns table (watermark timestamptz, counted_until timestamptz, oldest timestamptz, horizon timestamptz)
     language sql
     stable
     security definer
     set search_path = pg_catalog, pg_temp
 begin atomic
-    select w.moment, w.counted_until, audit.day_start(u.oldest_day)
-    from audit.upkeep u left join audit.watermark w on true;
+    select w.moment, w.counted_until, audit.day_start(u.oldest_day),
+           greatest(clock_timestamp(), timestamptz '1970-01-01 00:00:00+00' + f.last_value * interval '1 microsecond')
+               + interval '1 day'
+    from audit.upkeep u
+    cross join audit.floor f
+    left join audit.watermark w on true;
 end;
 comment on function audit.reading_bounds() is
-    'Between which moments readers read: the watermark, where the counts end, and the first instant that retention keeps. Null: upkeep has not said yet.';
+    'Between which moments readers read: the watermark, where the counts end, the first instant that retention keeps (null: upkeep has not said yet), and one that no entry reaches unless a clock was more than a day ahead while upkeep did not run: the days made ahead need not be read.';

@@ -48,23 +48,27 @@ declare
     -- Never an argument: what a reader may see is his transaction's alone.
     workspace constant text := current_setting('audit.reader_workspace', true);
     query constant tsquery := plainto_tsquery('pg_catalog.simple', words);
+    ids uuid[];
+    moments timestamptz[];
 begin
     return query
     select e.id, e.created_at, e.event, e.resource_type, e.resource_id, e.resource_name, e.actor_id, e.actor_name,
            e.request_id, e.row_count
     from audit.entry e
     where e.workspace_id = workspace and e.created_at >= since and e.created_at < until
-      and audit.entry_words(e.resource_name, e.actor_name, e.before, e.after) @@ query
-    union
+      and audit.entry_words(e.resource_name, e.actor_name, e.before, e.after) @@ query;
+
+    select array_agg(distinct c.entry_id), array_agg(distinct c.created_at) into ids, moments
+    from audit.change c
+    where c.workspace_id = workspace and c.created_at >= since and c.created_at < until
+      and audit.entry_words(c.resource_name, null, c.before, c.after) @@ query;
+    -- Their moments name the days of these entries; those that hold the words themselves were returned already.
+    return query
     select e.id, e.created_at, e.event, e.resource_type, e.resource_id, e.resource_name, e.actor_id, e.actor_name,
            e.request_id, e.row_count
-    from (
-        select distinct c.entry_id, c.created_at
-        from audit.change c
-        where c.workspace_id = workspace and c.created_at >= since and c.created_at < until
-          and audit.entry_words(c.resource_name, null, c.before, c.after) @@ query) found
-    join audit.entry e on e.workspace_id = workspace and e.created_at = found.created_at and e.id = found.entry_id
-    where e.created_at >= since and e.created_at < until;
+    from audit.entry e
+    where ids is not null and e.workspace_id = workspace and e.created_at = any(moments) and e.id = any(ids)
+      and not audit.entry_words(e.resource_name, e.actor_name, e.before, e.after) @@ query;
 end
 $function$;
 comment on function audit.search(text, timestamptz, timestamptz) is

@@ -172,9 +172,11 @@ def oldest_until(found: Sequence[Stretch], entries: int) -> datetime:
 
 
 def _reached(found: Sequence[Stretch], entries: int) -> datetime:
-    passed = 0
+    passed, lower = 0, found[0].upper
     for each in found:
         passed += each.at_least
+        # What holds none for certain is not read at the end of all.
+        lower = each.lower if each.known or each.pieces else lower
         if passed >= entries:
-            return each.lower
-    return found[-1].lower
+            break
+    return lower

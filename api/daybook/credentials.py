@@ -46,7 +46,7 @@ class Reader:
 
     `id` is the key's prefix, or what another authenticator gave; `is_noted`: reading needs no note before its answer.
     `watermark`: below it every entry is final; None: upkeep has not said yet. `oldest_kept`: what lies before it may be
-    dropped soon; None: nothing will.
+    dropped soon; None: nothing will. `horizon`: no entry comes after it.
     """
 
     id: str
@@ -58,6 +58,7 @@ class Reader:
     moment: datetime
     watermark: datetime | None
     oldest_kept: datetime | None
+    horizon: datetime
     is_noted: bool
     visitor: Visitor
 

@@ -149,7 +149,7 @@ def parse_window(form: Form, reader: Reader) -> Listing:
     before = form.take("created_before", parse_moment, None)
     frozen = form.take("as_of", partial(_frozen, reader), None)
     lower = reader.since(days, frozen.asked_at if frozen else None)
-    upper = min(before or END, frozen.watermark if frozen else END)
+    upper = min(before or reader.horizon, frozen.watermark if frozen else reader.horizon, reader.horizon)
     return Listing(max(lower, after or lower), upper, frozen=frozen)
 
 

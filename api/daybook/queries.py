@@ -72,13 +72,13 @@ VALUES = f"""(
 
 _KEY = """
     k.prefix as id, k.name, 'service' as type, k.workspace_id, k.role, k.is_noted,
-    audit.retention_days() as retention_days, now() as moment, b.watermark, b.oldest as oldest_kept"""
+    audit.retention_days() as retention_days, now() as moment, b.watermark, b.oldest as oldest_kept, b.horizon"""
 _FOUND = f"select {_KEY} from audit.{{}}(%(prefix)s, %(digest)s) as k, audit.reading_bounds() as b"
 FIND_READER = _FOUND.format("find_key")
 FIND_READER_OF_SESSION = _FOUND.format("find_session")
 READ_READER = """
 select audit.reading_is_noted(%(workspace_id)s, %(id)s) as is_noted,
-       audit.retention_days() as retention_days, now() as moment, b.watermark, b.oldest as oldest_kept
+       audit.retention_days() as retention_days, now() as moment, b.watermark, b.oldest as oldest_kept, b.horizon
 from audit.reading_bounds() as b"""
 _READER = """
     row(%(workspace_id)s::text, %(id)s::text, %(name)s::text, %(type)s::text, %(ip)s::text,

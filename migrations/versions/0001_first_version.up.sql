@@ -909,17 +909,21 @@ comment on function audit.recount() is
     'Forgets all counts; upkeep counts anew, reading goes on, more slowly. For a log whose entries were altered by a superuser.';
 
 create function audit.reading_bounds()
-    returns table (watermark timestamptz, counted_until timestamptz, oldest timestamptz)
+    returns table (watermark timestamptz, counted_until timestamptz, oldest timestamptz, horizon timestamptz)
     language sql
     stable
     security definer
     set search_path = pg_catalog, pg_temp
 begin atomic
-    select w.moment, w.counted_until, audit.day_start(u.oldest_day)
-    from audit.upkeep u left join audit.watermark w on true;
+    select w.moment, w.counted_until, audit.day_start(u.oldest_day),
+           greatest(clock_timestamp(), timestamptz '1970-01-01 00:00:00+00' + f.last_value * interval '1 microsecond')
+               + interval '1 day'
+    from audit.upkeep u
+    cross join audit.floor f
+    left join audit.watermark w on true;
 end;
 comment on function audit.reading_bounds() is
-    'Between which moments readers read: the watermark, where the counts end, and the first instant that retention keeps. Null: upkeep has not said yet.';
+    'Between which moments readers read: the watermark, where the counts end, the first instant that retention keeps (null: upkeep has not said yet), and one that no entry reaches unless a clock was more than a day ahead while upkeep did not run: the days made ahead need not be read.';
 
 -- Closing: a day below the watermark, whose counts are complete, gets the indexes that reading wants and writers need not pay for.
 
@@ -4685,23 +4689,27 @@ declare
     -- Never an argument: what a reader may see is his transaction's alone.
     workspace constant text := current_setting('audit.reader_workspace', true);
     query constant tsquery := plainto_tsquery('pg_catalog.simple', words);
+    ids uuid[];
+    moments timestamptz[];
 begin
     return query
     select e.id, e.created_at, e.event, e.resource_type, e.resource_id, e.resource_name, e.actor_id, e.actor_name,
            e.request_id, e.row_count
     from audit.entry e
     where e.workspace_id = workspace and e.created_at >= since and e.created_at < until
-      and audit.entry_words(e.resource_name, e.actor_name, e.before, e.after) @@ query
-    union
+      and audit.entry_words(e.resource_name, e.actor_name, e.before, e.after) @@ query;
+
+    select array_agg(distinct c.entry_id), array_agg(distinct c.created_at) into ids, moments
+    from audit.change c
+    where c.workspace_id = workspace and c.created_at >= since and c.created_at < until
+      and audit.entry_words(c.resource_name, null, c.before, c.after) @@ query;
+    -- Their moments name the days of these entries; those that hold the words themselves were returned already.
+    return query
     select e.id, e.created_at, e.event, e.resource_type, e.resource_id, e.resource_name, e.actor_id, e.actor_name,
            e.request_id, e.row_count
-    from (
-        select distinct c.entry_id, c.created_at
-        from audit.change c
-        where c.workspace_id = workspace and c.created_at >= since and c.created_at < until
-          and audit.entry_words(c.resource_name, null, c.before, c.after) @@ query) found
-    join audit.entry e on e.workspace_id = workspace and e.created_at = found.created_at and e.id = found.entry_id
-    where e.created_at >= since and e.created_at < until;
+    from audit.entry e
+    where ids is not null and e.workspace_id = workspace and e.created_at = any(moments) and e.id = any(ids)
+      and not audit.entry_words(e.resource_name, e.actor_name, e.before, e.after) @@ query;
 end
 $function$;
 comment on function audit.search(text, timestamptz, timestamptz) is
