@@ -169,9 +169,10 @@ def test_the_settings_of_a_reading_connection_hold_no_secret(database: Database,
     async def settings() -> str:
         app = AppDatabase(url, pool_size=1, patience=5, statement_timeout=5)
         await app.open()
-        async with app.reading("acme") as connection:
-            shown = await (await connection.execute("select * from pg_settings")).fetchall()
-            files = await (await connection.execute("select current_setting('audit.reader_workspace')")).fetchall()
+        async with app.reading("acme") as snapshot:
+            shown, files = await snapshot.ask(
+                ("select * from pg_settings", {}), ("select current_setting('audit.reader_workspace')", {})
+            )
         await app.close()
         return str(shown) + str(files)
 

@@ -129,6 +129,8 @@ def with_counts(found: Iterable[Stretch], numbers: Iterable[int]) -> list[Stretc
     counted = iter(numbers)
     return [
         replace(each, known=each.known + sum(piece.sign * next(counted) for piece in each.pieces), pieces=())
+        if each.pieces
+        else each
         for each in found
     ]
 

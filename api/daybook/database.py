@@ -9,7 +9,7 @@ import asyncio
 import logging
 import select
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -24,6 +24,8 @@ from .errors import Unreadable, Unspeakable
 
 Row = dict[str, Any]
 Connection = AsyncConnection[Row]
+# A query and the values that it names.
+Statement = tuple[str, Mapping[str, Any]]
 
 logger = logging.getLogger("daybook")
 
@@ -36,6 +38,7 @@ LONGEST_PAUSE = 60
 
 # What a name means must not depend on who may create functions where the login looks for them. A generic plan locks and
 # plans every day partition; a custom one the few that the time bound leaves.
+BEGIN, COMMIT = "begin isolation level repeatable read read only", "commit"
 _BEGIN = """
 select set_config('role', 'audit_reader', true),
        set_config('search_path', 'pg_catalog, pg_temp', true),
@@ -43,6 +46,31 @@ select set_config('role', 'audit_reader', true),
        set_config('statement_timeout', %(milliseconds)s, true),
        set_config('plan_cache_mode', 'force_custom_plan', true)
 """
+
+
+class Snapshot:
+    """One snapshot of what a workspace's reader sees, from the first question to the last.
+
+    `beginning` holds what the transaction is told first; without it the connection's own goes on.
+    """
+
+    def __init__(self, connection: Connection, beginning: Mapping[str, str] | None = None) -> None:
+        self._connection = connection
+        self._before: list[Statement] = [] if beginning is None else [(BEGIN, {}), (_BEGIN, beginning)]
+
+    async def ask(self, *statements: Statement, is_last: bool = False) -> list[list[Row]]:
+        """The rows of each statement. All are sent before the first answer is waited for: one round trip.
+
+        `is_last` ends the snapshot in the same one. Values stay parameters: the server shows the text of a statement
+        to whoever may look, and nobody is to see there who asked for what.
+        """
+        before, self._before = self._before, []
+        after: list[Statement] = [(COMMIT, {})] if is_last else []
+        cursors = []
+        async with self._connection.pipeline():
+            for query, values in [*before, *statements, *after]:
+                cursors.append(await self._connection.execute(query.encode(), values or None))
+        return [await cursor.fetchall() for cursor in cursors[len(before) : len(before) + len(statements)]]
 
 
 def connect(conninfo: str, *, autocommit: bool = False) -> psycopg.Connection[tuple[Any, ...]]:
@@ -109,16 +137,18 @@ class Database:
         await self._pool.close(timeout=5)
 
     @asynccontextmanager
-    async def reading(self, workspace_id: str | None = None) -> AsyncIterator[Connection]:
+    async def reading(self, workspace_id: str | None = None) -> AsyncIterator[Snapshot]:
         """One snapshot of what a workspace's reader sees (without a workspace: no entry at all).
 
-        Statements are sent in pipeline mode, so reading costs a round trip for each result that is waited for.
         Raises Unreadable when there is no connection in time, the read takes too long, or the database is lost.
         """
         try:
-            async with self._connection() as connection, connection.transaction():
-                await connection.execute(_BEGIN, self._values(workspace_id))
-                yield connection
+            async with self._connection() as connection:
+                try:
+                    yield Snapshot(connection, self._values(workspace_id))
+                finally:
+                    # Also of a question that was the last: nothing is sent then.
+                    await connection.rollback()
         except psycopg.errors.UntranslatableCharacter:
             raise Unspeakable from None
         except (psycopg.OperationalError, psycopg.InterfaceError, TimeoutError) as error:
@@ -131,7 +161,7 @@ class Database:
         Raises Unreadable when anything in it fails: what is not noted is not read.
         """
         try:
-            async with self._connection() as connection:
+            async with self._connection() as connection, connection.pipeline():
                 # Not connection.transaction(), whose characteristics are those of reading.
                 await connection.execute("begin isolation level read committed read write")
                 await connection.execute(_BEGIN, self._values(None))
@@ -174,7 +204,6 @@ class Database:
         async with (
             asyncio.timeout(self.patience + self.statement_timeout + 5),
             self._pool.connection() as connection,
-            connection.pipeline(),
         ):
             yield connection
 

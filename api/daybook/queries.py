@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import msgspec
-from psycopg import AsyncCursor
 from psycopg.types.json import Jsonb
 
 from . import counts
 from .credentials import Reader, Secret, Visitor
-from .database import Connection, Database, Row
+from .database import Connection, Database, Row, Snapshot, Statement
 from .errors import InvalidPage, NotFound
 from .filters import are_counted, clauses, entries
 from .parameters import Listing, Page
@@ -111,16 +110,15 @@ async def find_reader_of_session(database: Database, secret: Secret, visitor: Vi
 
 
 async def _find_reader(database: Database, query: str, secret: Secret, visitor: Visitor) -> Reader | None:
-    async with database.reading() as connection:
-        row = await (await connection.execute(query.encode(), secret._asdict())).fetchone()
-    return Reader(**row, visitor=visitor) if row else None
+    async with database.reading() as snapshot:
+        [rows] = await snapshot.ask((query, secret._asdict()), is_last=True)
+    return Reader(**rows[0], visitor=visitor) if rows else None
 
 
 async def read_reader(database: Database, identity: Identity, visitor: Visitor) -> Reader:
     """The reader that another authenticator named."""
-    async with database.reading() as connection:
-        row = await (await connection.execute(READ_READER, identity._asdict())).fetchone()
-    assert row is not None
+    async with database.reading() as snapshot:
+        [[row]] = await snapshot.ask((READ_READER, identity._asdict()), is_last=True)
     return Reader(**identity._asdict(), **row, type="user", visitor=visitor)
 
 
@@ -171,11 +169,11 @@ def _visitor_values(visitor: Visitor) -> dict[str, object]:
 
 
 @asynccontextmanager
-async def _reading(database: Database, reader: Reader) -> AsyncIterator[Connection]:
+async def _reading(database: Database, reader: Reader) -> AsyncIterator[Snapshot]:
     """What a workspace's reader sees: noted first, then read. Raises Unreadable when either fails."""
     await _note_first(database, reader)
-    async with database.reading(reader.workspace_id) as connection:
-        yield connection
+    async with database.reading(reader.workspace_id) as snapshot:
+        yield snapshot
 
 
 class Large:
@@ -218,7 +216,7 @@ async def exporting(
     values = {**listing.filters, "lower": listing.lower, "upper": listing.upper}
     await _note_first(database, reader)
     async with database.exporting(reader.workspace_id) as connection:
-        count = await _count(await connection.execute(count_statement(listing.filters).encode(), values))
+        count = await _count(Snapshot(connection), listing)
         noted = {**_reader_values(reader), "filter": Jsonb(given, msgspec.json.encode), "row_count": count}
         async with database.noting() as noting:
             await noting.execute(f"select audit.note_export({_READER}, %(filter)s, %(row_count)s)".encode(), noted)
@@ -325,8 +323,8 @@ async def find_entries(database: Database, reader: Reader, listing: Listing, *, 
     `for_page` asks for what the web page shows instead of `listing.expand`.
     """
     find = _find_counted if are_counted(listing.filters) else _find_by_words if "q" in listing.filters else _find_read
-    async with _reading(database, reader) as connection:
-        found = await find(connection, listing, _shown(listing, for_page))
+    async with _reading(database, reader) as snapshot:
+        found = await find(snapshot, listing, _shown(listing, for_page))
     if found.page > found.total_pages:
         raise InvalidPage
     return found
@@ -336,18 +334,20 @@ def _shown(listing: Listing, for_page: bool) -> str:
     return f"{PAGE_COLUMNS}, {VALUES}" if for_page else _columns(listing.expand)
 
 
-async def _find_counted(connection: Connection, listing: Listing, columns: str) -> Found:
+async def _find_counted(snapshot: Snapshot, listing: Listing, columns: str) -> Found:
     """A page whose place the counts tell: of all days only those are read that hold its entries."""
     page, page_size = listing.page, listing.page_size
-    found = counts.stretches(listing.lower, listing.upper, await _activity(connection, listing))
+    found = counts.stretches(listing.lower, listing.upper, await _activity(snapshot, listing))
     if not found:
         return Found(0, 1 if page == "last" else page, page_size, [])
-    counted = await _count_pieces(connection, listing.filters, found)
+    counting = _counting(listing.filters, found)
     if page == 1:
         # Asked for together with what is left to count: where there are enough entries for certain, the page is.
-        selected = await _select(connection, listing, columns, counts.newest(found, page_size))
-        return Found(await _total(counted, found), 1, page_size, await selected.fetchall())
-    found = await _with_counts(counted, found)
+        selecting = _selecting(listing, columns, counts.newest(found, page_size))
+        [counted, rows] = await snapshot.ask(counting, selecting, is_last=True)
+        return Found(sum(each.known for each in _with_counts(found, counted)), 1, page_size, rows)
+    [counted] = await snapshot.ask(counting)
+    found = _with_counts(found, counted)
     count = sum(each.known for each in found)
     number = max(1, -(-count // page_size)) if page == "last" else page
     offset = (number - 1) * page_size
@@ -356,39 +356,55 @@ async def _find_counted(connection: Connection, listing: Listing, columns: str) 
         return Found(count, number, page_size, [])
     day = found[holding]
     if day.known > MANY_A_DAY and day.upper - day.lower == counts.DAY:
-        hours = (await _activity(connection, replace(listing, lower=day.lower, upper=day.upper))).hours
+        hours = (await _activity(snapshot, replace(listing, lower=day.lower, upper=day.upper))).hours
         found[holding : holding + 1] = counts.hours_of(day, hours)
-    selected = await _select(connection, listing, columns, counts.located(found, offset, page_size))
-    return Found(count, number, page_size, await selected.fetchall())
+    selecting = _selecting(listing, columns, counts.located(found, offset, page_size))
+    [rows] = await snapshot.ask(selecting, is_last=True)
+    return Found(count, number, page_size, rows)
 
 
-async def _find_read(connection: Connection, listing: Listing, columns: str) -> Found:
+async def _count(snapshot: Snapshot, listing: Listing) -> int:
+    """How many entries there are: by the counts where they know, else by reading."""
+    if not are_counted(listing.filters):
+        values = {**listing.filters, "lower": listing.lower, "upper": listing.upper}
+        [[row]] = await snapshot.ask((count_statement(listing.filters), values))
+        return int(row["count"])
+    found = counts.stretches(listing.lower, listing.upper, await _activity(snapshot, listing))
+    [counted] = await snapshot.ask(_counting(listing.filters, found))
+    return sum(each.known for each in _with_counts(found, counted))
+
+
+async def _find_read(snapshot: Snapshot, listing: Listing, columns: str) -> Found:
     """A page that is found by reading all that meets the filters."""
     whole = counts.Window(listing.lower, listing.upper, 0)
-    counted = await connection.execute(
-        count_statement(listing.filters).encode(), {**listing.filters, **whole._asdict()}
-    )
-    # Only the last page must know the count before its rows can be asked for.
-    count = await _count(counted) if listing.page == "last" else None
-    number = max(1, -(-(count or 0) // listing.page_size)) if listing.page == "last" else listing.page
+    counting: Statement = count_statement(listing.filters), {**listing.filters, **whole._asdict()}
+    if listing.page == "last":
+        # Only this page must know the count before its rows can be asked for.
+        [[counted]] = await snapshot.ask(counting)
+        number = max(1, -(-counted["count"] // listing.page_size))
+    else:
+        number = listing.page
     window = whole._replace(offset=(number - 1) * listing.page_size)
-    selected = await _select(connection, listing, columns, window)
-    count = await _count(counted) if count is None else count
-    return Found(count, number, listing.page_size, await selected.fetchall())
+    selecting = _selecting(listing, columns, window)
+    if listing.page == "last":
+        [rows] = await snapshot.ask(selecting)
+    else:
+        [[counted], rows] = await snapshot.ask(counting, selecting)
+    return Found(counted["count"], number, listing.page_size, rows)
 
 
-async def _find_by_words(connection: Connection, listing: Listing, columns: str) -> Found:
+async def _find_by_words(snapshot: Snapshot, listing: Listing, columns: str) -> Found:
     """A page of what a search finds: its ids, then, in the days that these name, the entries."""
-    found = await _find_read(connection, listing, "id, created_at")
-    values = {"ids": [row["id"] for row in found.rows], "moments": [row["created_at"] for row in found.rows]}
+    found = await _find_read(snapshot, listing, "id, created_at")
     if not found.rows:
         return found
+    values = {"ids": [row["id"] for row in found.rows], "moments": [row["created_at"] for row in found.rows]}
     selecting = f"""
         select {columns} from audit.timeline
         where created_at = any(%(moments)s) and id = any(%(ids)s)
         order by created_at desc, id desc"""
-    selected = await connection.execute(selecting.encode(), values)
-    return replace(found, rows=await selected.fetchall())
+    [rows] = await snapshot.ask((selecting, values), is_last=True)
+    return replace(found, rows=rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -404,12 +420,12 @@ async def find_step(database: Database, reader: Reader, listing: Listing, positi
     """The entries after a cursor's position and below the watermark, oldest first."""
     lower = max(listing.lower, position.moment)
     upper = max(lower, min(listing.upper, reader.watermark or lower))
-    async with _reading(database, reader) as connection:
-        if lower == upper:
-            return Step([], position, is_last=True)
+    if lower == upper:
+        return Step([], position, is_last=True)
+    async with _reading(database, reader) as snapshot:
         until = upper
         if are_counted(listing.filters):
-            activity = await _activity(connection, replace(listing, lower=lower, upper=upper))
+            activity = await _activity(snapshot, replace(listing, lower=lower, upper=upper))
             until = counts.oldest_until(counts.stretches(lower, upper, activity), listing.page_size + 1)
         columns = "entry.*" if "q" in listing.filters else "*"
         selecting = f"""
@@ -419,7 +435,7 @@ async def find_step(database: Database, reader: Reader, listing: Listing, positi
             order by created_at, id limit %(limit)s"""
         bounds = {"lower": lower, "upper": until, "limit": listing.page_size + 1}
         values = {**listing.filters, **position._asdict(), **bounds}
-        rows = await (await connection.execute(selecting.encode(), values)).fetchall()
+        [rows] = await snapshot.ask((selecting, values), is_last=True)
     if len(rows) > listing.page_size:
         rows.pop()
         return Step(rows, Position(rows[-1]["created_at"], rows[-1]["id"]), is_last=False)
@@ -443,14 +459,13 @@ class Facets:
 
 async def find_facets(database: Database, reader: Reader, listing: Listing) -> Facets:
     """How many entries there are of each kind, from the counts; listing.filters are all counted ones."""
-    async with _reading(database, reader) as connection:
-        activity = await _activity(connection, listing)
+    async with _reading(database, reader) as snapshot:
+        activity = await _activity(snapshot, listing)
         if _is_narrowed(listing.filters):
             # Hours know either events or actors.
             activity = activity._replace(hours={})
         found = counts.stretches(listing.lower, listing.upper, activity)
-        statement, values = _facets_statement(listing.filters, found)
-        rows = await (await connection.execute(statement.encode(), values)).fetchall()
+        [rows] = await snapshot.ask(_facets_statement(listing.filters, found), is_last=True)
     of: dict[str, list[Row]] = {facet: [] for facet in ("event", "resource_type", "performer", "day")}
     for row in rows:
         of[row.pop("facet")].append(row)
@@ -510,7 +525,7 @@ def _facets_statement(filters: Mapping[str, Any], found: Sequence[counts.Stretch
     )
 
 
-async def _activity(connection: Connection, listing: Listing) -> counts.Activity:
+async def _activity(snapshot: Snapshot, listing: Listing) -> counts.Activity:
     """What the counts hold of a list: its days, and the hours of the first and the last of them."""
     first, last = counts.day_of(listing.lower), counts.day_of(listing.upper)
     where = clauses(listing.filters)
@@ -534,8 +549,7 @@ async def _activity(connection: Connection, listing: Listing) -> counts.Activity
                (select json_agg(json_build_array(start, entries)) from ({hours}) as h (start, entries)) as hours
         from audit.reading_bounds()"""
     values = {**listing.filters, "first": first, "last": last}
-    row = await (await connection.execute(selecting.encode(), values)).fetchone()
-    assert row is not None
+    [[row]] = await snapshot.ask((selecting, values))
     return counts.Activity(row["counted_until"], _by_moment(row["days"]), _by_moment(row["hours"]))
 
 
@@ -544,33 +558,23 @@ def _by_moment(pairs: msgspec.Raw | None) -> dict[datetime, int]:
     return {datetime.fromtimestamp(start, UTC): entries for start, entries in found}
 
 
-async def _count_pieces(
-    connection: Connection, filters: Mapping[str, Any], found: Sequence[counts.Stretch]
-) -> AsyncCursor[Row] | None:
-    """Ask for the number of entries of each piece, in the order of the stretches; None: nothing is left to count."""
-    pieces = [piece for each in found for piece in each.pieces]
-    if not pieces:
-        return None
+def _counting(filters: Mapping[str, Any], found: Sequence[counts.Stretch]) -> Statement:
+    """The statement that counts the pieces that are left to count, in the order of the stretches."""
     values, counting = dict(filters), []
-    for number, piece in enumerate(pieces):
+    for number, piece in enumerate(piece for each in found for piece in each.pieces):
         values |= {f"lower_{number}": piece.lower, f"upper_{number}": piece.upper}
         within = f"created_at >= %(lower_{number})s and created_at < %(upper_{number})s"
         counting.append(f"(select count(*) from audit.timeline where {within} and {clauses(filters)})")
-    return await connection.execute(f"select array[{', '.join(counting)}] as counts".encode(), values)
+    return f"select array[{', '.join(counting)}]::bigint[] as counts", values
 
 
-async def _with_counts(counted: AsyncCursor[Row] | None, found: Sequence[counts.Stretch]) -> list[counts.Stretch]:
-    row = await counted.fetchone() if counted else None
-    return counts.with_counts(found, row["counts"] if row else [])
+def _with_counts(found: Sequence[counts.Stretch], counted: Sequence[Row]) -> list[counts.Stretch]:
+    return counts.with_counts(found, counted[0]["counts"])
 
 
-async def _total(counted: AsyncCursor[Row] | None, found: Sequence[counts.Stretch]) -> int:
-    return sum(each.known for each in await _with_counts(counted, found))
-
-
-async def _select(connection: Connection, listing: Listing, columns: str, window: counts.Window) -> AsyncCursor[Row]:
+def _selecting(listing: Listing, columns: str, window: counts.Window) -> Statement:
     values = {**listing.filters, **window._asdict(), "limit": listing.page_size}
-    return await connection.execute(select_statement(listing.filters, columns).encode(), values)
+    return select_statement(listing.filters, columns), values
 
 
 def count_statement(filters: Mapping[str, Any]) -> str:
@@ -626,8 +630,8 @@ async def find_changes(
               where entry_id = %(id)s and created_at = %(created_at)s
               order by {order} limit %(limit)s offset %(offset)s) as change
         order by {", ".join(_ORDER_OF_CHANGES)}"""
-    async with _reading(database, reader) as connection:
-        rows = await (await connection.execute(selecting.encode(), values)).fetchall()
+    async with _reading(database, reader) as snapshot:
+        [rows] = await snapshot.ask((selecting, values), is_last=True)
     return Found(count, number, page_size, rows)
 
 
@@ -645,20 +649,15 @@ async def find_entry(database: Database, reader: Reader, entry_id: str, *, for_p
     selecting = f"""
         select {f"{PAGE_COLUMNS}, {VALUES}" if for_page else _columns(EXPANSIONS)}
         from audit.timeline where created_at = %(moment)s and id = %(id)s"""
-    async with _reading(database, reader) as connection:
-        row = await (await connection.execute(selecting.encode(), position._asdict())).fetchone()
-    if row is None:
+    async with _reading(database, reader) as snapshot:
+        [rows] = await snapshot.ask((selecting, position._asdict()), is_last=True)
+    if not rows:
         raise NotFound
-    return row
+    return rows[0]
 
 
 async def first_changes(database: Database, reader: Reader, entries: Iterable[Row]) -> dict[UUID, list[Row]]:
     """For each bulk entry among these its first rows, one more than are shown, in one query."""
-    async with _reading(database, reader) as connection:
-        return await _first_changes(connection, entries)
-
-
-async def _first_changes(connection: Connection, entries: Iterable[Row]) -> dict[UUID, list[Row]]:
     bulk = [(entry["id"], entry["created_at"]) for entry in entries if entry["row_count"] > 1]
     if not bulk:
         return {}
@@ -679,16 +678,18 @@ async def _first_changes(connection: Connection, entries: Iterable[Row]) -> dict
             limit {SHOWN_CHANGES + 1}) as found
         order by wanted.id, {", ".join(_ORDER_OF_CHANGES)}"""
     found: dict[UUID, list[Row]] = {entry_id: [] for entry_id, _ in bulk}
-    for row in await (await connection.execute(selecting.encode(), values)).fetchall():
+    async with _reading(database, reader) as snapshot:
+        [rows] = await snapshot.ask((selecting, values), is_last=True)
+    for row in rows:
         found[row.pop("entry_id")].append(row)
     return found
 
 
 async def upkeep_is_late(database: Database) -> bool:
     """Whether the log's upkeep has not run when it should have."""
-    async with database.reading() as connection:
-        row = await (await connection.execute("select audit.upkeep_is_late() as late")).fetchone()
-    return bool(row and row["late"])
+    async with database.reading() as snapshot:
+        [[row]] = await snapshot.ask(("select audit.upkeep_is_late() as late", {}), is_last=True)
+    return bool(row["late"])
 
 
 # By length first: numbers then stand in their own order. As the index of a closed day has it, and then to the end.
@@ -711,8 +712,3 @@ def _only_page(rows: Sequence[Row], page: Page, page_size: int) -> Found:
 def _columns(expand: Iterable[str]) -> str:
     wanted = ", ".join([COLUMNS, *(EXPANSIONS[name] for name in EXPANSIONS if name in expand)])
     return ", ".join(dict.fromkeys(column.strip() for column in wanted.split(",")))
-
-
-async def _count(counted: Any) -> int:
-    row = await counted.fetchone()
-    return int(row["count"])

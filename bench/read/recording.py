@@ -14,6 +14,7 @@ from litestar import Litestar
 from psycopg import AsyncCursor
 
 from daybook.app import create_app
+from daybook.database import BEGIN, COMMIT
 from daybook.settings import Settings
 
 # How the app's own transactions begin.
@@ -56,7 +57,8 @@ def recorded() -> Iterator[list[Transaction]]:
         text = query if isinstance(query, bytes) else str(query).encode()
         if BEGINNING in text:
             transactions.append([])
-        if transactions:
+        # Who sends these again has a transaction of his own.
+        if transactions and text.decode() not in (BEGIN, COMMIT):
             transactions[-1].append(Statement(text, parameters))
         return await execute(self, query, parameters, **options)
 
