@@ -20,6 +20,7 @@ from psycopg.types.json import Jsonb
 
 from ..postgres import Cluster
 from ..schema import migrate
+from ..upkeep import maintain
 from .folder import State
 from .progress import Progress
 from .story import DAYS, Activity
@@ -83,6 +84,8 @@ def _fill(cluster: Cluster, state: State, progress: Progress) -> None:
             moments = _write(application, last, progress)
         _move_back(superuser, moments)
         progress.show(0.9)
+        # The past is counted and closed as it would have been day by day.
+        maintain(cluster.url(DATABASE))
         superuser.execute("vacuum (analyze) audit.entry, audit.change")
         superuser.execute("checkpoint")
         progress.show(1)
