@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from daybook import filters, parameters
 from tests.conftest import Database
 from tests.reading import (
     ADMIN,
@@ -292,6 +293,23 @@ def test_the_pages_are_linked_with_their_filters(web: Client, db: Connection) ->
 
 
 # Filters
+
+
+def test_the_page_takes_the_filters_of_the_lists_and_says_them(web: Client, db: Connection) -> None:
+    add_entry(db, resource_name="A", request_id="r-1", event="document_printed")
+    add_entry(db, resource_name="B")
+    page = text_of(web, "?request_id=r-1&event=document_*,x_made&performer_id=42&q=a&created_after=2026-03-14")
+    said = ["done by 42", "belongs to the request r-1", "holds the words a", "the event is x_made, document_*"]
+    assert f"Entries: {'; '.join(said)}; not before" in page
+    assert "A" in page
+    assert "the document B" not in page
+    assert "Entries:" not in text_of(web, "?days=7")
+
+
+def test_every_filter_of_the_lists_has_a_clause_and_a_sentence() -> None:
+    for name in set(parameters.FILTERS) - {"days", "created_after", "created_before", "as_of"}:
+        assert filters.FILTERS[name].clause
+        assert "{}" in filters.FILTERS[name].sentence
 
 
 @pytest.mark.parametrize(

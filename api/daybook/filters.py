@@ -75,5 +75,7 @@ def sentences(filters: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The name of each filter that is worth saying, and its sentence."""
     for name, value in filters.items():
         if name in FILTERS and FILTERS[name].sentence:
-            shown = ", ".join(value) if isinstance(value, list) else str(value)
+            # Of events those that are named by their beginning are patterns, kept beside the others.
+            beginnings = [pattern[:-1].replace("\\_", "_") + "*" for pattern in filters.get(f"{name}_beginnings", ())]
+            shown = ", ".join([*value, *beginnings]) if isinstance(value, list) else str(value)
             yield name, FILTERS[name].sentence.format(shown)

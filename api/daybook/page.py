@@ -22,10 +22,12 @@ from litestar.params import Parameter
 
 from . import queries
 from .addresses import Pairs, page_link, parse_query, write_query
+from .answers import write_moment
 from .credentials import Reader
 from .errors import InvalidPage, NotAuthenticated, NotFound, PermissionDenied, Refusal, Unreadable, WrongParameters
+from .filters import sentences
 from .front import answer_http_exception, answer_unexpected
-from .parameters import Form, Listing, event_filters, parse_filters, parse_page, parse_page_size, parse_window
+from .parameters import FILTERS, Form, Listing, event_filters, parse_filters, parse_page, parse_page_size, parse_window
 from .routes import AnyRequest, TheAuthentication, TheDatabase, TheReader, TheSettings, asked_by, visitor_of
 from .sentences import LOG_TYPES, by_day, show, write_line, write_row
 from .settings import Settings
@@ -126,6 +128,17 @@ def _log_type(text: str) -> tuple[str, ...]:
     return LOG_TYPES[text][1]
 
 
+def _said(query: Pairs, listing: Listing) -> list[str]:
+    """The sentences of the filters that the form has no field for: those of the lists, from links."""
+    given = {name for name, value in query if value}
+    said = [sentence for name, sentence in sentences(listing.filters) if name in given]
+    if "created_after" in given:
+        said.append(f"not before {write_moment(listing.lower)}")
+    if "created_before" in given:
+        said.append(f"before {write_moment(listing.upper)}")
+    return said
+
+
 def _filters(query: Pairs) -> dict[str, str]:
     """What stands in the form: the last value of each filter."""
     return {"user": "", "resource": "", "type": "", "days": "90"} | {name: value for name, value in query if value}
@@ -142,19 +155,21 @@ async def show_timeline(
         "filters": _filters(query),
         "types": {name: label for name, (label, _) in LOG_TYPES.items()},
         "periods": PERIODS,
-        "narrowed": any(name in ("user", "resource", "type", "days") and value for name, value in query),
+        "narrowed": any(name in ("user", "resource", "type", *FILTERS) and value for name, value in query),
     }
     try:
-        found = await queries.find_entries(database, reader, parse_page_listing(query, reader), for_page=True)
+        listing = parse_page_listing(query, reader)
+        found = await queries.find_entries(database, reader, listing, for_page=True)
     except WrongParameters as refusal:
         wrong = [f"{name}: {' '.join(sentences)}" for name, sentences in refusal.body.items()]
-        return _render("timeline.html", settings, refusal.status, **shown, wrong=wrong, days=[], found=None)
+        return _render("timeline.html", settings, refusal.status, **shown, wrong=wrong, said=[], days=[], found=None)
     path = _prefix(settings) + PATH
     return _render(
         "timeline.html",
         settings,
         **shown,
         wrong=[],
+        said=_said(query, listing),
         days=by_day(found.rows),
         found=found,
         newer=page_link(path, query, found.page - 1 or None),
