@@ -93,6 +93,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="fail when a test is skipped that no line of this file names ('part of the test id: reason' each)",
     )
 
+    parser.addoption(
+        "--way",
+        choices=("compiled", "fallback"),
+        help="carry out forms on shapes one way only: where both servers are tested, each takes one",
+    )
+
 
 def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if name.startswith("PG") and name != "PG"]:

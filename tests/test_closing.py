@@ -12,7 +12,7 @@ from daybook.upkeep import maintain
 from .conftest import Database
 from .reading import add_changes, add_entry, today
 from .test_counts import count_until, make_log
-from .upkeep import close_days, settle
+from .upkeep import close_days, eventually, settle
 
 Connection = psycopg.Connection[Any]
 INDEXES = ["actor", "event", "request", "row", "type", "words"]
@@ -99,7 +99,7 @@ def test_a_closed_day_has_its_indexes_and_hours(db: Connection) -> None:
         assert row[0] == row[1] > 500
 
 
-@pytest.mark.parametrize("killed_at", [0, 4, 9, 10])
+@pytest.mark.parametrize("killed_at", [4, 10])
 def test_a_close_that_was_killed_goes_on_and_is_done_once(database: Database, db: Connection, killed_at: int) -> None:
     make_log(db, seed=1, a_day=(700,))
     count_until(db, today())
@@ -189,11 +189,10 @@ def test_under_pg_cron_a_run_closes_one_day(db: Connection) -> None:
 
 
 def test_the_watermark_moves_under_pg_cron_too(db: Connection) -> None:
-    for _ in range(200):
+    def moved() -> object:
         db.execute("select audit.maintain()")
         row = db.execute("select moment from audit.watermark").fetchone()
-        if row and row[0]:
-            break
-    assert row is not None
-    assert row[0] is not None
+        return row and row[0]
+
+    assert eventually(moved)
     assert db.execute("select counted_until = moment from audit.watermark").fetchone() == (True,)

@@ -68,6 +68,8 @@ def running(
         stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
+        # In the background a shell starts everything with SIGINT ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         try:
             yield process

@@ -35,6 +35,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     cells = [
         _cell(way, shape, form)
         for way in WAYS
+        if metafunc.config.option.way in (None, way)
         for shape in shapes.ALL
         for form in forms.ALL
         if server.can_make(shape) and form.minimum_version <= server.version and form.fits(shape)

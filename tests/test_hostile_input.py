@@ -157,7 +157,7 @@ def test_a_link_keeps_a_parameter_of_strange_characters_escaped(port: int) -> No
 
 
 def test_an_address_of_8_kb_is_answered(port: int) -> None:
-    received = sent(port, head("GET", f"{WORKSPACE}?q={'x' * 8000}", AUTHORIZATION))
+    received = sent(port, head("GET", f"{WORKSPACE}?s={'x' * 8000}", AUTHORIZATION))
     assert received.startswith("HTTP/1.1 200 OK\r\n")
     assert '"count":2,' in received
 
