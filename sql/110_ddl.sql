@@ -217,9 +217,10 @@ begin
                 || jsonb_strip_nulls(jsonb_build_object(
                     'former_name', case when is_renamed then former_name end,
                     'retyped_columns', retyped,
-                    'filled_columns', filled,
                     'rewritten_columns', audit.rewritten_columns(relation, retyped, added, filled, case when rewritten_by is not null then rewritten_since end, is_by_type),
-                    'rewritten', case when rewritten_by is not null then true end)));
+                    'rewritten', case when rewritten_by is not null then true end))
+                -- Not stripped: a null within a constant is a part of it.
+                || case when filled is null then '{}' else jsonb_build_object('filled_columns', filled) end);
         end if;
     end if;
     return is_changed;

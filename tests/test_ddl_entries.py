@@ -185,6 +185,11 @@ def test_no_cast_of_the_application_writes_a_filled_value(document: Connection) 
     assert alterations(document) == [altered(added_columns=["mood"], filled_columns={"mood": "glad"})]
 
 
+def test_a_constant_keeps_the_nulls_within_it(document: Connection) -> None:
+    document.execute("""alter table document add details jsonb default '{"n": null}'""")
+    assert alterations(document) == [altered(added_columns=["details"], filled_columns={"details": {"n": None}})]
+
+
 def test_a_filled_value_is_kept_secret_like_any_other(db: Connection) -> None:
     db.execute("create table document (id integer primary key, workspace_id text, a text, b text, c text)")
     db.execute("select audit.enable_tracking('document', excluded_columns => '{a}', redacted_columns => '{b}')")
