@@ -56,7 +56,7 @@ create type audit.actor_context as (
 comment on type audit.actor_context is 'Who acts and in what context, as an entry stores it.';
 
 -- The one place that judges what the application set. It never raises: a bad value is kept, cut, under context.invalid.
-create function audit.read_actor_context()
+create function audit.judge_actor_context()
     returns audit.actor_context
     language plpgsql
     stable
@@ -170,23 +170,73 @@ begin
     return row(actor_type, actor_id, actor_name, request_id, context);
 end
 $function$;
-comment on function audit.read_actor_context() is
+comment on function audit.judge_actor_context() is
     'What the application named in this transaction, judged: malformed or too long values stand, cut, under context.invalid.';
+
+-- What nearly every transaction names needs no judging, and is read by one expression: a function of many statements costs each
+-- transaction the start of each of them. These bodies are inlined, so none may use a subquery.
+create function audit.actor_is_plain()
+    returns boolean
+    language sql
+    stable
+return concat(current_setting('audit.actor_id', true), current_setting('audit.actor_name', true),
+              current_setting('audit.request_id', true), current_setting('audit.reason', true),
+              current_setting('audit.user_agent', true)) !~ '[^ -~]'
+    -- Together no longer than the shortest of their limits.
+    and octet_length(concat(current_setting('audit.actor_id', true), current_setting('audit.actor_name', true),
+                            current_setting('audit.request_id', true))) <= 200
+    and octet_length(concat(current_setting('audit.reason', true), current_setting('audit.user_agent', true))) <= 1000
+    and coalesce(btrim(current_setting('audit.actor_id', true)), '') not in ('', 'system')
+    and (coalesce(current_setting('audit.actor_name', true), '') = ''
+         or btrim(current_setting('audit.actor_name', true)) not in ('', 'system'))
+    and coalesce(current_setting('audit.actor_type', true), '') in ('', 'user', 'service')
+    and coalesce(current_setting('audit.metadata', true), '') = ''
+    and coalesce(current_setting('audit.ip', true), '') ~ '^([0-9]{1,3}([.][0-9]{1,3}){3})?$';
+comment on function audit.actor_is_plain() is
+    'Whether an actor is named, and with nothing that audit.judge_actor_context() would cut, refuse or have to read: plain ASCII, short, no metadata, an address of version 4 or none.';
+
+create function audit.plain_actor_context()
+    returns audit.actor_context
+    language sql
+    stable
+return row(
+    coalesce(nullif(current_setting('audit.actor_type', true), ''), 'user'),
+    btrim(current_setting('audit.actor_id', true)),
+    coalesce(nullif(current_setting('audit.actor_name', true), ''), btrim(current_setting('audit.actor_id', true))),
+    nullif(current_setting('audit.request_id', true), ''),
+    case when concat(current_setting('audit.reason', true), current_setting('audit.ip', true),
+                     current_setting('audit.user_agent', true)) <> ''
+        then jsonb_strip_nulls(jsonb_build_object(
+            'reason', nullif(current_setting('audit.reason', true), ''),
+            'ip', nullif(current_setting('audit.ip', true), ''),
+            'user_agent', nullif(current_setting('audit.user_agent', true), ''))) end)::audit.actor_context;
+comment on function audit.plain_actor_context() is
+    'What audit.judge_actor_context() returns where audit.actor_is_plain(), for less.';
+
+create function audit.read_actor_context()
+    returns audit.actor_context
+    language sql
+    stable
+return case when audit.actor_is_plain() then audit.plain_actor_context() else audit.judge_actor_context() end;
+comment on function audit.read_actor_context() is
+    'What the application named in this transaction, as an entry stores it: malformed or too long values stand, cut, under context.invalid.';
+
+create function audit.write_instant()
+    returns bigint
+    language sql
+    volatile
+-- The transaction id comes first: the watermark waits for the ids that were taken before a floor was seen. A clock's seconds as
+-- a double precision number are exact to the microsecond until the year 2242.
+return case when pg_current_xact_id() is not null
+    then greatest((date_part('epoch', clock_timestamp()) * 1000000)::bigint, pg_sequence_last_value('audit.floor'::regclass)) end;
+comment on function audit.write_instant() is
+    'The created_at of an entry written now, in microseconds since 1970: the clock, never below audit.floor. Takes a transaction id first.';
 
 create function audit.write_moment()
     returns timestamptz
-    language plpgsql
+    language sql
     volatile
-    security invoker
-    set search_path = pg_catalog, pg_temp
-as $function$
-begin
-    -- The transaction id comes first: the watermark waits for the ids that were taken before a floor was seen.
-    return case when pg_current_xact_id() is not null
-        then greatest(clock_timestamp(), timestamptz '1970-01-01 00:00:00+00'
-                      + (select last_value from audit.floor) * interval '1 microsecond') end;
-end
-$function$;
+return audit.moment_at(audit.write_instant());
 comment on function audit.write_moment() is
     'The created_at of an entry written now: the clock, never below audit.floor. Takes a transaction id first.';
 

@@ -40,7 +40,7 @@ create function audit.row_event_sql(pieces jsonb, operation text, changed_column
     stable
     set search_path = pg_catalog, pg_temp
 as $function$
--- changed_columns null: code for one row, which finds its changed columns in the variable audit_changed;
+-- changed_columns null: code for one row, which finds the places of its changed columns in the variable audit_changed;
 -- otherwise SQL for a statement that is known to have changed these columns in some row.
 declare
     event_sql constant text := format('%L::text', pieces -> 'events' ->> operation);
@@ -59,8 +59,9 @@ begin
     end if;
     for column_event in select c from jsonb_array_elements(pieces -> 'column_events') c loop
         if changed_columns is null then
-            branches := branches || format(' when audit_changed <@ %L::text[] then %L',
-                array(select jsonb_array_elements_text(column_event -> 'columns')), column_event ->> 'event');
+            branches := branches || format(' when audit_changed <@ %L::integer[] then %L',
+                array(select p from jsonb_array_elements(pieces -> 'columns') with ordinality e(c, p)
+                      where column_event -> 'columns' ? (c ->> 'name')), column_event ->> 'event');
         elsif changed_columns && array(select jsonb_array_elements_text(column_event -> 'columns')) then
             select string_agg(c ->> 'changed', ' or ') into others
             from jsonb_array_elements(pieces -> 'columns') c

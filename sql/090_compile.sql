@@ -75,63 +75,143 @@ end;
 comment on function audit.count_is_exact(oid) is
     'Whether the current role sees every row of a table in its newest state, and counting it runs no function of the table''s owner, so that a TRUNCATE of it can be counted.';
 
-create function audit.single_row_sql(pieces jsonb, operation text)
+create function audit.changed_columns_of_row_sql(columns jsonb)
+    returns text
+    language sql
+    immutable
+    parallel safe
+begin atomic
+    -- One expression for all that have an equality of their own. The others are compared as one row first: forming a row for
+    -- each of them is what costs.
+    with own as (
+        select e.c ->> 'changed' as changed, e.c ->> 'name' as name, e.p, e.c ->> 'changed' like 'record\_image\_ne(%' as is_image
+        from jsonb_array_elements(columns) with ordinality e(c, p)
+    )
+    select format('audit_changed := array_remove(array[%s]::integer[], null);',
+                  string_agg(format('case when %s then %s end', changed, p), ', ' order by p) filter (where not is_image))
+        || case when bool_or(is_image) then format($sql$
+            if record_image_ne(row(%s), row(%s)) then
+                audit_changed := audit_changed || array_remove(array[%s]::integer[], null);
+            end if;$sql$,
+            string_agg(format('audit_o.%I', name), ', ' order by p) filter (where is_image),
+            string_agg(format('audit_n.%I', name), ', ' order by p) filter (where is_image),
+            string_agg(format('case when %s then %s end', changed, p), ', ' order by p) filter (where is_image)) else '' end
+    from own;
+end;
+comment on function audit.changed_columns_of_row_sql(jsonb) is
+    'The code that puts the places of the changed columns of a row into audit_changed.';
+
+create function audit.changed_values_sql(columns jsonb, first integer, last integer)
+    returns text
+    language plpgsql
+    immutable
+    parallel safe
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    middle constant integer := (first + last) / 2;
+begin
+    if first = last then
+        return format($sql$
+                audit_before := audit_before || jsonb_build_object(%1$L, %2$s);
+                audit_after := audit_after || jsonb_build_object(%1$L, %3$s);$sql$,
+            columns -> first - 1 ->> 'name', columns -> first - 1 ->> 'before', columns -> first - 1 ->> 'after');
+    end if;
+    return format($sql$
+            if audit_place <= %s then%s
+            else%s
+            end if;$sql$, middle, audit.changed_values_sql(columns, first, middle), audit.changed_values_sql(columns, middle + 1, last));
+end
+$function$;
+comment on function audit.changed_values_sql(jsonb, integer, integer) is
+    'The code that adds the values of the column at audit_place, which lies from first to last, to audit_before and audit_after. It halves its way: only what changed is evaluated, of how many columns ever.';
+
+create function audit.single_row_sql(pieces jsonb, operation text, table_schema text, table_name text, actor_check text)
     returns text
     language plpgsql
     stable
     set search_path = pg_catalog, pg_temp
 as $function$
--- Code for the records audit_o and audit_n: expressions that need no table are evaluated without running a query, and of an
--- UPDATE only the columns that changed are turned into jsonb.
+-- Code for the records audit_o and audit_n, of few statements: starting an expression is what costs a one-row transaction. Of
+-- an UPDATE only the columns that changed are turned into jsonb.
 declare
+    columns constant jsonb := pieces -> 'columns';
     side constant jsonb := case when operation = 'DELETE' then pieces -> 'old' else pieces -> 'new' end;
     has_key constant boolean := (pieces -> 'has_key')::boolean;
     code text := '';
+    before_sql text := 'null';
+    after_sql text := 'null';
 begin
-    if operation = 'INSERT' then
-        code := format('audit_after := %s;', audit.object_sql(pieces -> 'columns', 'after'));
-    elsif operation = 'DELETE' then
-        code := format('audit_before := %s;', audit.object_sql(pieces -> 'columns', 'before'));
-    else
-        select coalesce(string_agg(format($sql$
-            if %s then
-                audit_changed := audit_changed || %L::text;%s
-            end if;$sql$, c ->> 'changed', c ->> 'name',
-            case when has_key then format($sql$
-                audit_before := coalesce(audit_before, '{}') || jsonb_build_object(%1$L, %2$s);
-                audit_after := coalesce(audit_after, '{}') || jsonb_build_object(%1$L, %3$s);$sql$,
-                c ->> 'name', c ->> 'before', c ->> 'after') else '' end), '' order by p), '')
-            || $sql$
-            if audit_changed is null then
+    if operation <> 'INSERT' then
+        code := code || $sql$
+            select * into audit_o from audit_old_rows;$sql$;
+        before_sql := audit.object_sql(columns, 'before');
+    end if;
+    if operation <> 'DELETE' then
+        code := code || $sql$
+            select * into audit_n from audit_new_rows;$sql$;
+        after_sql := audit.object_sql(columns, 'after');
+    end if;
+    if operation = 'UPDATE' and columns = '[]' then
+        return $sql$
+            return null;$sql$;
+    elsif operation = 'UPDATE' then
+        code := code || format($sql$
+            %s
+            if audit_changed = '{}' then
                 return null;
-            end if;$sql$
-        into code
-        from jsonb_array_elements(pieces -> 'columns') with ordinality e(c, p);
-        if not has_key then
+            end if;$sql$, audit.changed_columns_of_row_sql(columns));
+        if has_key then
             code := code || format($sql$
-            audit_before := %s;
-            audit_after := %s;$sql$, audit.object_sql(pieces -> 'columns', 'before'), audit.object_sql(pieces -> 'columns', 'after'));
+            audit_before := '{}';
+            audit_after := '{}';
+            foreach audit_place in array audit_changed loop%s
+            end loop;$sql$, audit.changed_values_sql(columns, 1, jsonb_array_length(columns)));
+            before_sql := 'audit_before';
+            after_sql := 'audit_after';
         end if;
     end if;
     return code || format($sql$
-            audit_event := %1$s;
-            audit_workspace := %2$s;
-            audit_resource_type := %3$s;
-            audit_resource_id := %4$s;
-            audit_resource_name := %5$s;
-            audit_row_key := nullif((%6$s) collate "C", audit_resource_id collate "C");$sql$,
-        audit.row_event_sql(pieces, operation, null), side ->> 'workspace', side ->> 'resource_type', side ->> 'resource_id',
-        side ->> 'resource_name',
-        case when operation = 'INSERT' then pieces -> 'new' ->> 'row_key' else pieces -> 'old' ->> 'row_key' end)
-        || case when side ->> 'subject_id' = 'null::text' then '' else format($sql$
-            audit_subject := %1$s;
-            if audit_subject is not null then
-                audit_context := jsonb_build_object('subject', jsonb_build_object('id', audit_subject, 'name', %2$s));
-            end if;$sql$, side ->> 'subject_id', side ->> 'subject_name') end;
+            audit_actor := audit.read_actor_context();%1$s
+            audit_instant := audit.write_instant();
+            insert into audit.entry (
+                id, created_at, workspace_id, event, operation, table_schema, table_name, resource_type, resource_id,
+                resource_name, row_key, actor_type, actor_id, actor_name, row_count, before, after, request_id, context,
+                database_user, transaction_id)
+            values (
+                audit.new_entry_id_at(audit_instant), audit.moment_at(audit_instant), %2$s, %3$s, %4$L, %5$s, %6$s,
+                %7$s, %8$s, %9$s, nullif((%10$s) collate "C", (%8$s) collate "C"),
+                audit_actor.actor_type, audit_actor.actor_id, audit_actor.actor_name, 1, %11$s, %12$s,
+                audit_actor.request_id, %13$s, session_user, pg_current_xact_id());
+            return null;$sql$,
+        actor_check, side ->> 'workspace', audit.row_event_sql(pieces, operation, null), operation, table_schema, table_name,
+        side ->> 'resource_type', side ->> 'resource_id', side ->> 'resource_name',
+        case when operation = 'INSERT' then pieces -> 'new' ->> 'row_key' else pieces -> 'old' ->> 'row_key' end,
+        before_sql, after_sql,
+        case when side ->> 'subject_id' = 'null::text' then 'audit_actor.context'
+             else format($sql$case when %1$s is null then audit_actor.context
+                     else coalesce(audit_actor.context, '{}')
+                         || jsonb_build_object('subject', jsonb_build_object('id', %1$s, 'name', %2$s)) end$sql$,
+                         side ->> 'subject_id', side ->> 'subject_name') end);
 end
 $function$;
-comment on function audit.single_row_sql(jsonb, text) is
-    'The code of a compiled function that reads one changed row from its records into the variables of its entry.';
+comment on function audit.single_row_sql(jsonb, text, text, text, text) is
+    'The code of a compiled function that reads one changed row from its transition tables and writes its entry.';
+
+create function audit.table_has_shape(relation oid, shape text)
+    returns boolean
+    language plpgsql
+    -- It is not. So it becomes a part of a plan, and a plan that reads a table''s transition table is made anew whenever that
+    -- table is altered: the question costs a write nothing until then.
+    immutable
+    set search_path = pg_catalog, pg_temp
+as $function$
+begin
+    return audit.table_shape(relation) = shape;
+end
+$function$;
+comment on function audit.table_has_shape(oid, text) is
+    'Whether a table has a fingerprint. For a compiled function''s query of its transition table, and for nothing else.';
 
 create function audit.function_sql(tracked audit.tracked_table, relation oid)
     returns text
@@ -143,6 +223,8 @@ declare
     pieces constant jsonb := audit.capture_pieces(tracked.id, relation);
     is_partitioned constant boolean := (select relkind = 'p' from pg_class where oid = relation);
     table_shape constant text := audit.table_shape(relation);
+    table_schema constant text := coalesce(quote_literal(pieces ->> 'table_schema'), 'tg_table_schema');
+    table_name constant text := coalesce(quote_literal(pieces ->> 'table_name'), 'tg_table_name');
     -- Of all columns, virtual ones included: rows have them.
     column_names constant text[] := array(select a.attname::text from pg_attribute a where a.attrelid = relation and a.attnum > 0 and not a.attisdropped order by a.attnum);
     lookup_check text;
@@ -195,37 +277,32 @@ begin
         -- A BEFORE trigger of the partition that a row moves into can suppress it: then old and new rows do not pair up.
         unpaired_check := $sql$
     if tg_op = 'UPDATE' then
-        audit_is_paired := (select count(*) from audit_old_rows) = (select count(*) from audit_new_rows);
+        audit_is_unpaired := (select count(*) from audit_old_rows) <> (select count(*) from audit_new_rows);
     end if;$sql$;
     end if;
 
     return format($sql$
 #variable_conflict use_variable
 declare
-    audit_schema text := %1$s;
-    audit_table text := %2$s;
+    -- None has a value to begin with: each would be an expression more for every write.
     audit_actor audit.actor_context;
-    audit_moment timestamptz;
-    audit_changed text[];
+    audit_instant bigint;
     audit_rows integer;
     audit_o record;
     audit_n record;
-    audit_event text;
-    audit_workspace text;
-    audit_resource_type text;
-    audit_resource_id text;
-    audit_resource_name text;
-    audit_row_key text;
-    audit_subject text;
+    audit_changed integer[];
+    audit_place integer;
     audit_before jsonb;
     audit_after jsonb;
-    audit_context jsonb;
+    audit_moment timestamptz;
     audit_pieces jsonb;
+    audit_columns text[];
+    audit_settings text[];
     audit_is_current boolean;
-    audit_is_paired boolean := true;
+    audit_is_unpaired boolean;
     audit_shape text;
     audit_types oid[];
-    audit_follows_lookups boolean := true;
+    audit_follows_lookups boolean;
 begin
     if tg_op = 'TRUNCATE' then
         -- A partitioned table holds no rows of its own: TRUNCATE fires the triggers of its partitions too.
@@ -239,12 +316,13 @@ begin
         -- An estimate reads no column, and may be the word of a snapshot that is older than the settings.
         execute audit.truncate_sql(case when audit_is_current then audit.capture_pieces(%3$s, tg_relid) else %10$L::jsonb end,
                                    tg_relid, audit_is_current)
-        using audit_moment, audit_actor, audit_schema, audit_table;
+        using audit_moment, audit_actor, %1$s, %2$s;
         return null;
     end if;
     -- A trigger that somebody else made of this function may not pass the rows: their names would mean a temporary table or view
     -- of the caller's, which must not be read with these rights.
-    if (to_regclass('pg_temp.audit_new_rows') is not null or to_regclass('pg_temp.audit_old_rows') is not null)
+    if pg_my_temp_schema() <> 0
+       and (to_regclass('pg_temp.audit_new_rows') is not null or to_regclass('pg_temp.audit_old_rows') is not null)
        and not exists (select from pg_catalog.pg_trigger t
                        where t.tgrelid = tg_relid and t.tgname = tg_name
                          and (tg_op = 'DELETE' or t.tgnewtable = 'audit_new_rows')
@@ -254,25 +332,34 @@ begin
                   hint = 'Drop that trigger; audit.enable_tracking makes those that capture needs.';
     end if;%9$s
 
-    if tg_op = 'DELETE' then
-        select count(*) into audit_rows from (select from audit_old_rows limit 2) s;
-    else
-        select count(*) into audit_rows from (select from audit_new_rows limit 2) s;
-    end if;
-    if audit_rows = 0 and audit_is_paired then
-        return null;
-    end if;
-    -- False when the table was changed and this function was not compiled anew: its fragments are then asked for afresh.
+    -- Not current: the table was changed and this function was not compiled anew. Its fragments are then asked for afresh.
     if current_setting('transaction_isolation') in ('read committed', 'read uncommitted') then
-        audit_is_current := coalesce(%4$s and %11$s, false);
+        -- Queries without parameters, so that each has one plan. A partition, or the table after a restore, has another number.
+        if tg_relid <> %4$s then
+            if tg_op = 'DELETE' then
+                select count(*) into audit_rows from (select from audit_old_rows limit 2) s;
+            else
+                select count(*) into audit_rows from (select from audit_new_rows limit 2) s;
+            end if;
+            audit_is_current := coalesce(%19$s = %20$L and %11$s, false);
+        elsif tg_op = 'DELETE' then
+            select count(*), coalesce(audit.table_has_shape(%4$s, %20$L) and %11$s, false) into audit_rows, audit_is_current
+            from (select from audit_old_rows limit 2) s;
+        else
+            select count(*), coalesce(audit.table_has_shape(%4$s, %20$L) and %11$s, false) into audit_rows, audit_is_current
+            from (select from audit_new_rows limit 2) s;
+        end if;
     else
         -- The snapshot may be older than another session's ALTER TABLE: it shows the catalogue as it was, the rows are what is.
+        audit_follows_lookups := true;
         if tg_op = 'DELETE' then
+            select count(*) into audit_rows from (select from audit_old_rows limit 2) s;
             audit_shape := %12$s;
             if audit_shape = %14$L then
                 audit_types := %15$s;
             end if;
         else
+            select count(*) into audit_rows from (select from audit_new_rows limit 2) s;
             audit_shape := %13$s;
             if audit_shape = %14$L then
                 audit_types := %16$s;
@@ -286,66 +373,57 @@ begin
         end if;
     end if;
 
-    if audit_rows = 1 and audit_is_paired and audit_is_current then
-        if tg_op = 'INSERT' then
-            select * into audit_n from audit_new_rows;
-            %6$s
-        elsif tg_op = 'DELETE' then
-            select * into audit_o from audit_old_rows;
-            %7$s
-        else
-            select * into audit_o from audit_old_rows;
-            select * into audit_n from audit_new_rows;
-            %8$s
-        end if;
-        audit_actor := audit.read_actor_context();%5$s
-        audit_moment := audit.write_moment();
-        insert into audit.entry (
-            id, created_at, workspace_id, event, operation, table_schema, table_name, resource_type, resource_id,
-            resource_name, row_key, actor_type, actor_id, actor_name, row_count, before, after, request_id, context,
-            database_user, transaction_id)
-        values (
-            audit.new_entry_id(audit_moment), audit_moment, audit_workspace, audit_event, tg_op, audit_schema, audit_table,
-            audit_resource_type, audit_resource_id, audit_resource_name, audit_row_key,
-            audit_actor.actor_type, audit_actor.actor_id, audit_actor.actor_name, 1, audit_before, audit_after,
-            audit_actor.request_id,
-            case when audit_context is null then audit_actor.context else coalesce(audit_actor.context, '{}') || audit_context end,
-            session_user, pg_current_xact_id());
+    if audit_rows = 0 and audit_is_unpaired is not true then
         return null;
+    end if;
+    if audit_rows = 1 and audit_is_current and audit_is_unpaired is not true then
+        if tg_op = 'UPDATE' then%8$s
+        elsif tg_op = 'INSERT' then%6$s
+        else%7$s
+        end if;
     end if;
 
     audit_pieces := case when audit_is_current then %10$L::jsonb
-                         else audit.capture_pieces(%3$s, tg_relid, audit_shape, audit_types, audit_follows_lookups) end;
-    if not audit_is_paired then
+                         else audit.capture_pieces(%3$s, tg_relid, audit_shape, audit_types, coalesce(audit_follows_lookups, true)) end;
+    if audit_is_unpaired then
         audit_actor := audit.read_actor_context();%5$s
         audit_moment := audit.write_moment();
-        execute audit.bulk_sql(audit_pieces, 'DELETE', null) using audit_moment, audit_actor, audit_schema, audit_table;
+        execute audit.bulk_sql(audit_pieces, 'DELETE', null) using audit_moment, audit_actor, %1$s, %2$s;
         audit_moment := audit.write_moment();
-        execute audit.bulk_sql(audit_pieces, 'INSERT', null) using audit_moment, audit_actor, audit_schema, audit_table;
+        execute audit.bulk_sql(audit_pieces, 'INSERT', null) using audit_moment, audit_actor, %1$s, %2$s;
         return null;
     end if;
+    -- Pairing old and new rows is most of what many rows cost: hashed in memory, not sorted on disk. Compiling a plan that runs
+    -- once takes longer than running it. The transaction gets its settings back below; an error puts them back by itself.
+    audit_settings := array[current_setting('work_mem'), current_setting('enable_mergejoin'), current_setting('jit')];
+    perform set_config('work_mem', '64MB', true) where pg_size_bytes(audit_settings[1]) < 67108864;
+    perform set_config('enable_mergejoin', 'off', true), set_config('jit', 'off', true);
     -- Planned each time: the plan that fitted one row would take minutes for many.
     if tg_op = 'UPDATE' then
-        execute audit.changed_columns_sql(audit_pieces) into audit_changed;
-        if cardinality(audit_changed) = 0 then
+        execute audit.changed_columns_sql(audit_pieces) into audit_columns;
+        if cardinality(audit_columns) = 0 then
+            perform set_config('work_mem', audit_settings[1], true), set_config('enable_mergejoin', audit_settings[2], true),
+                    set_config('jit', audit_settings[3], true);
             return null;
         end if;
     end if;
     audit_actor := audit.read_actor_context();%5$s
     audit_moment := audit.write_moment();
-    execute audit.bulk_sql(audit_pieces, tg_op, audit_changed)
-    using audit_moment, audit_actor, audit_schema, audit_table;
+    execute audit.bulk_sql(audit_pieces, tg_op, audit_columns)
+    using audit_moment, audit_actor, %1$s, %2$s;
+    perform set_config('work_mem', audit_settings[1], true), set_config('enable_mergejoin', audit_settings[2], true),
+            set_config('jit', audit_settings[3], true);
     return null;
 end
 $sql$,
-        coalesce(quote_literal(pieces ->> 'table_schema'), 'tg_table_schema'),
-        coalesce(quote_literal(pieces ->> 'table_name'), 'tg_table_name'),
+        table_schema,
+        table_name,
         tracked.id,
-        format('%s = %L', audit.shape_sql('tg_relid'), table_shape),
+        relation::text,
         actor_check,
-        audit.single_row_sql(pieces, 'INSERT'),
-        audit.single_row_sql(pieces, 'DELETE'),
-        audit.single_row_sql(pieces, 'UPDATE'),
+        audit.single_row_sql(pieces, 'INSERT', table_schema, table_name, actor_check),
+        audit.single_row_sql(pieces, 'DELETE', table_schema, table_name, actor_check),
+        audit.single_row_sql(pieces, 'UPDATE', table_schema, table_name, actor_check),
         unpaired_check,
         pieces::text,
         lookup_check,
@@ -355,7 +433,9 @@ $sql$,
         audit.row_types_sql('audit_old_rows', column_names),
         audit.row_types_sql('audit_new_rows', column_names),
         audit.row_types(relation),
-        coalesce(lookup_probe, ''));
+        coalesce(lookup_probe, ''),
+        audit.shape_sql('tg_relid'),
+        table_shape);
 end
 $function$;
 comment on function audit.function_sql(audit.tracked_table, oid) is 'The body of a tracked table''s compiled trigger function.';

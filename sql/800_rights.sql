@@ -88,7 +88,9 @@ grant insert on audit.entry, audit.change to audit_capture;
 grant select on audit.floor to audit_capture;
 grant usage on type audit.actor_context to audit_capture;
 grant execute on function
-    audit.new_entry_id(timestamptz), audit.write_moment(), audit.read_actor_context(), audit.split_edge(text),
+    audit.new_entry_id(timestamptz), audit.new_entry_id_at(bigint), audit.moment_at(bigint), audit.write_moment(), audit.write_instant(),
+    audit.read_actor_context(), audit.actor_is_plain(), audit.plain_actor_context(), audit.judge_actor_context(),
+    audit.split_edge(text), audit.table_has_shape(oid, text), audit.table_shape(oid), audit.shape_sql(text),
     audit.capture_pieces(bigint, oid, text, oid[], boolean), audit.row_types_sql(text, text[]), audit.changed_columns_sql(jsonb), audit.pair_sql(), audit.object_sql(jsonb, text),
     audit.row_event_sql(jsonb, text, text[]), audit.row_sql(jsonb, text, text[]), audit.bulk_sql(jsonb, text, text[]),
     audit.truncate_sql(jsonb, oid, boolean), audit.count_is_exact(oid), audit.runs_code_when_read(oid),

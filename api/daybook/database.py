@@ -46,6 +46,7 @@ select set_config('role', 'audit_reader', true),
        set_config('statement_timeout', %(milliseconds)s, true),
        set_config('plan_cache_mode', 'force_custom_plan', true)
 """
+_ALONE = f"{_BEGIN.rstrip()}, set_config('transaction_read_only', 'on', true)"
 
 
 class Snapshot:
@@ -66,6 +67,10 @@ class Snapshot:
         """
         before, self._before = self._before, []
         after: list[Statement] = [(COMMIT, {})] if is_last else []
+        if before and is_last and len(statements) == 1:
+            # What goes in one message is one transaction, and one statement has one snapshot: a driver's work for two less.
+            [_, (_, beginning)] = before
+            before, after = [(_ALONE, beginning)], []
         cursors = []
         async with self._connection.pipeline():
             for query, values in [*before, *statements, *after]:

@@ -154,10 +154,9 @@ create table audit.entry (
     request_id text collate "C",
     context jsonb,
     database_user text collate "C" not null,
-    transaction_id xid8 not null,
-    constraint operation_is_known check (operation in ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'EVENT')),
-    constraint actor_type_is_known check (actor_type in ('user', 'service', 'system')),
-    constraint row_count_is_not_negative check (row_count >= 0)
+    transaction_id xid8 not null
+    -- No checks: the server reads them anew for each insert, an eighth of what a one-row write pays, and nobody inserts here
+    -- but the log's own functions.
 ) partition by range (created_at);
 
 comment on table audit.entry is
@@ -246,16 +245,33 @@ create trigger change_is_never_truncated
     for each statement execute function audit.refuse_alteration();
 
 -- A body in SQL-standard form is bound to its functions when it is created, so it needs no search_path; it is inlined.
-create function audit.new_entry_id(created_at timestamptz)
+create function audit.new_entry_id_at(instant bigint)
     returns uuid
     language sql
     volatile
     parallel safe
 return (
-    lpad(to_hex((extract(epoch from created_at) * 1000000)::bigint / 1000), 12, '0')
-    || '7' || lpad(to_hex((extract(epoch from created_at) * 1000000)::bigint % 1000), 3, '0')
-    -- The second half of a random UUID already carries the variant bits of RFC 9562.
-    || substr(gen_random_uuid()::text, 20))::uuid;
+    -- 48 bits of milliseconds, the version 7, 12 bits of microseconds. The second half of a random UUID already carries the
+    -- variant bits of RFC 9562.
+    lpad(to_hex((instant / 1000 << 16) + 28672 + instant % 1000), 16, '0') || substr(gen_random_uuid()::text, 20))::uuid;
+comment on function audit.new_entry_id_at(bigint) is
+    'A new UUID version 7 (RFC 9562, 5.7) whose first 60 bits hold the given instant: microseconds since 1970.';
+
+create function audit.moment_at(instant bigint)
+    returns timestamptz
+    language sql
+    -- As + is for intervals: declared immutable it would not be inlined.
+    stable
+    parallel safe
+return timestamptz '1970-01-01 00:00:00+00' + instant * interval '1 microsecond';
+comment on function audit.moment_at(bigint) is 'The moment of an instant, which is given in microseconds since 1970.';
+
+create function audit.new_entry_id(created_at timestamptz)
+    returns uuid
+    language sql
+    volatile
+    parallel safe
+return audit.new_entry_id_at((extract(epoch from created_at) * 1000000)::bigint);
 comment on function audit.new_entry_id(timestamptz) is
     'A new UUID version 7 (RFC 9562, 5.7) whose first 60 bits hold the given moment to the microsecond.';
 
@@ -1295,7 +1311,7 @@ create type audit.actor_context as (
 comment on type audit.actor_context is 'Who acts and in what context, as an entry stores it.';
 
 -- The one place that judges what the application set. It never raises: a bad value is kept, cut, under context.invalid.
-create function audit.read_actor_context()
+create function audit.judge_actor_context()
     returns audit.actor_context
     language plpgsql
     stable
@@ -1409,23 +1425,73 @@ begin
     return row(actor_type, actor_id, actor_name, request_id, context);
 end
 $function$;
-comment on function audit.read_actor_context() is
+comment on function audit.judge_actor_context() is
     'What the application named in this transaction, judged: malformed or too long values stand, cut, under context.invalid.';
+
+-- What nearly every transaction names needs no judging, and is read by one expression: a function of many statements costs each
+-- transaction the start of each of them. These bodies are inlined, so none may use a subquery.
+create function audit.actor_is_plain()
+    returns boolean
+    language sql
+    stable
+return concat(current_setting('audit.actor_id', true), current_setting('audit.actor_name', true),
+              current_setting('audit.request_id', true), current_setting('audit.reason', true),
+              current_setting('audit.user_agent', true)) !~ '[^ -~]'
+    -- Together no longer than the shortest of their limits.
+    and octet_length(concat(current_setting('audit.actor_id', true), current_setting('audit.actor_name', true),
+                            current_setting('audit.request_id', true))) <= 200
+    and octet_length(concat(current_setting('audit.reason', true), current_setting('audit.user_agent', true))) <= 1000
+    and coalesce(btrim(current_setting('audit.actor_id', true)), '') not in ('', 'system')
+    and (coalesce(current_setting('audit.actor_name', true), '') = ''
+         or btrim(current_setting('audit.actor_name', true)) not in ('', 'system'))
+    and coalesce(current_setting('audit.actor_type', true), '') in ('', 'user', 'service')
+    and coalesce(current_setting('audit.metadata', true), '') = ''
+    and coalesce(current_setting('audit.ip', true), '') ~ '^([0-9]{1,3}([.][0-9]{1,3}){3})?$';
+comment on function audit.actor_is_plain() is
+    'Whether an actor is named, and with nothing that audit.judge_actor_context() would cut, refuse or have to read: plain ASCII, short, no metadata, an address of version 4 or none.';
+
+create function audit.plain_actor_context()
+    returns audit.actor_context
+    language sql
+    stable
+return row(
+    coalesce(nullif(current_setting('audit.actor_type', true), ''), 'user'),
+    btrim(current_setting('audit.actor_id', true)),
+    coalesce(nullif(current_setting('audit.actor_name', true), ''), btrim(current_setting('audit.actor_id', true))),
+    nullif(current_setting('audit.request_id', true), ''),
+    case when concat(current_setting('audit.reason', true), current_setting('audit.ip', true),
+                     current_setting('audit.user_agent', true)) <> ''
+        then jsonb_strip_nulls(jsonb_build_object(
+            'reason', nullif(current_setting('audit.reason', true), ''),
+            'ip', nullif(current_setting('audit.ip', true), ''),
+            'user_agent', nullif(current_setting('audit.user_agent', true), ''))) end)::audit.actor_context;
+comment on function audit.plain_actor_context() is
+    'What audit.judge_actor_context() returns where audit.actor_is_plain(), for less.';
+
+create function audit.read_actor_context()
+    returns audit.actor_context
+    language sql
+    stable
+return case when audit.actor_is_plain() then audit.plain_actor_context() else audit.judge_actor_context() end;
+comment on function audit.read_actor_context() is
+    'What the application named in this transaction, as an entry stores it: malformed or too long values stand, cut, under context.invalid.';
+
+create function audit.write_instant()
+    returns bigint
+    language sql
+    volatile
+-- The transaction id comes first: the watermark waits for the ids that were taken before a floor was seen. A clock's seconds as
+-- a double precision number are exact to the microsecond until the year 2242.
+return case when pg_current_xact_id() is not null
+    then greatest((date_part('epoch', clock_timestamp()) * 1000000)::bigint, pg_sequence_last_value('audit.floor'::regclass)) end;
+comment on function audit.write_instant() is
+    'The created_at of an entry written now, in microseconds since 1970: the clock, never below audit.floor. Takes a transaction id first.';
 
 create function audit.write_moment()
     returns timestamptz
-    language plpgsql
+    language sql
     volatile
-    security invoker
-    set search_path = pg_catalog, pg_temp
-as $function$
-begin
-    -- The transaction id comes first: the watermark waits for the ids that were taken before a floor was seen.
-    return case when pg_current_xact_id() is not null
-        then greatest(clock_timestamp(), timestamptz '1970-01-01 00:00:00+00'
-                      + (select last_value from audit.floor) * interval '1 microsecond') end;
-end
-$function$;
+return audit.moment_at(audit.write_instant());
 comment on function audit.write_moment() is
     'The created_at of an entry written now: the clock, never below audit.floor. Takes a transaction id first.';
 
@@ -2357,7 +2423,7 @@ create function audit.row_event_sql(pieces jsonb, operation text, changed_column
     stable
     set search_path = pg_catalog, pg_temp
 as $function$
--- changed_columns null: code for one row, which finds its changed columns in the variable audit_changed;
+-- changed_columns null: code for one row, which finds the places of its changed columns in the variable audit_changed;
 -- otherwise SQL for a statement that is known to have changed these columns in some row.
 declare
     event_sql constant text := format('%L::text', pieces -> 'events' ->> operation);
@@ -2376,8 +2442,9 @@ begin
     end if;
     for column_event in select c from jsonb_array_elements(pieces -> 'column_events') c loop
         if changed_columns is null then
-            branches := branches || format(' when audit_changed <@ %L::text[] then %L',
-                array(select jsonb_array_elements_text(column_event -> 'columns')), column_event ->> 'event');
+            branches := branches || format(' when audit_changed <@ %L::integer[] then %L',
+                array(select p from jsonb_array_elements(pieces -> 'columns') with ordinality e(c, p)
+                      where column_event -> 'columns' ? (c ->> 'name')), column_event ->> 'event');
         elsif changed_columns && array(select jsonb_array_elements_text(column_event -> 'columns')) then
             select string_agg(c ->> 'changed', ' or ') into others
             from jsonb_array_elements(pieces -> 'columns') c
@@ -2585,63 +2652,143 @@ end;
 comment on function audit.count_is_exact(oid) is
     'Whether the current role sees every row of a table in its newest state, and counting it runs no function of the table''s owner, so that a TRUNCATE of it can be counted.';
 
-create function audit.single_row_sql(pieces jsonb, operation text)
+create function audit.changed_columns_of_row_sql(columns jsonb)
+    returns text
+    language sql
+    immutable
+    parallel safe
+begin atomic
+    -- One expression for all that have an equality of their own. The others are compared as one row first: forming a row for
+    -- each of them is what costs.
+    with own as (
+        select e.c ->> 'changed' as changed, e.c ->> 'name' as name, e.p, e.c ->> 'changed' like 'record\_image\_ne(%' as is_image
+        from jsonb_array_elements(columns) with ordinality e(c, p)
+    )
+    select format('audit_changed := array_remove(array[%s]::integer[], null);',
+                  string_agg(format('case when %s then %s end', changed, p), ', ' order by p) filter (where not is_image))
+        || case when bool_or(is_image) then format($sql$
+            if record_image_ne(row(%s), row(%s)) then
+                audit_changed := audit_changed || array_remove(array[%s]::integer[], null);
+            end if;$sql$,
+            string_agg(format('audit_o.%I', name), ', ' order by p) filter (where is_image),
+            string_agg(format('audit_n.%I', name), ', ' order by p) filter (where is_image),
+            string_agg(format('case when %s then %s end', changed, p), ', ' order by p) filter (where is_image)) else '' end
+    from own;
+end;
+comment on function audit.changed_columns_of_row_sql(jsonb) is
+    'The code that puts the places of the changed columns of a row into audit_changed.';
+
+create function audit.changed_values_sql(columns jsonb, first integer, last integer)
+    returns text
+    language plpgsql
+    immutable
+    parallel safe
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    middle constant integer := (first + last) / 2;
+begin
+    if first = last then
+        return format($sql$
+                audit_before := audit_before || jsonb_build_object(%1$L, %2$s);
+                audit_after := audit_after || jsonb_build_object(%1$L, %3$s);$sql$,
+            columns -> first - 1 ->> 'name', columns -> first - 1 ->> 'before', columns -> first - 1 ->> 'after');
+    end if;
+    return format($sql$
+            if audit_place <= %s then%s
+            else%s
+            end if;$sql$, middle, audit.changed_values_sql(columns, first, middle), audit.changed_values_sql(columns, middle + 1, last));
+end
+$function$;
+comment on function audit.changed_values_sql(jsonb, integer, integer) is
+    'The code that adds the values of the column at audit_place, which lies from first to last, to audit_before and audit_after. It halves its way: only what changed is evaluated, of how many columns ever.';
+
+create function audit.single_row_sql(pieces jsonb, operation text, table_schema text, table_name text, actor_check text)
     returns text
     language plpgsql
     stable
     set search_path = pg_catalog, pg_temp
 as $function$
--- Code for the records audit_o and audit_n: expressions that need no table are evaluated without running a query, and of an
--- UPDATE only the columns that changed are turned into jsonb.
+-- Code for the records audit_o and audit_n, of few statements: starting an expression is what costs a one-row transaction. Of
+-- an UPDATE only the columns that changed are turned into jsonb.
 declare
+    columns constant jsonb := pieces -> 'columns';
     side constant jsonb := case when operation = 'DELETE' then pieces -> 'old' else pieces -> 'new' end;
     has_key constant boolean := (pieces -> 'has_key')::boolean;
     code text := '';
+    before_sql text := 'null';
+    after_sql text := 'null';
 begin
-    if operation = 'INSERT' then
-        code := format('audit_after := %s;', audit.object_sql(pieces -> 'columns', 'after'));
-    elsif operation = 'DELETE' then
-        code := format('audit_before := %s;', audit.object_sql(pieces -> 'columns', 'before'));
-    else
-        select coalesce(string_agg(format($sql$
-            if %s then
-                audit_changed := audit_changed || %L::text;%s
-            end if;$sql$, c ->> 'changed', c ->> 'name',
-            case when has_key then format($sql$
-                audit_before := coalesce(audit_before, '{}') || jsonb_build_object(%1$L, %2$s);
-                audit_after := coalesce(audit_after, '{}') || jsonb_build_object(%1$L, %3$s);$sql$,
-                c ->> 'name', c ->> 'before', c ->> 'after') else '' end), '' order by p), '')
-            || $sql$
-            if audit_changed is null then
+    if operation <> 'INSERT' then
+        code := code || $sql$
+            select * into audit_o from audit_old_rows;$sql$;
+        before_sql := audit.object_sql(columns, 'before');
+    end if;
+    if operation <> 'DELETE' then
+        code := code || $sql$
+            select * into audit_n from audit_new_rows;$sql$;
+        after_sql := audit.object_sql(columns, 'after');
+    end if;
+    if operation = 'UPDATE' and columns = '[]' then
+        return $sql$
+            return null;$sql$;
+    elsif operation = 'UPDATE' then
+        code := code || format($sql$
+            %s
+            if audit_changed = '{}' then
                 return null;
-            end if;$sql$
-        into code
-        from jsonb_array_elements(pieces -> 'columns') with ordinality e(c, p);
-        if not has_key then
+            end if;$sql$, audit.changed_columns_of_row_sql(columns));
+        if has_key then
             code := code || format($sql$
-            audit_before := %s;
-            audit_after := %s;$sql$, audit.object_sql(pieces -> 'columns', 'before'), audit.object_sql(pieces -> 'columns', 'after'));
+            audit_before := '{}';
+            audit_after := '{}';
+            foreach audit_place in array audit_changed loop%s
+            end loop;$sql$, audit.changed_values_sql(columns, 1, jsonb_array_length(columns)));
+            before_sql := 'audit_before';
+            after_sql := 'audit_after';
         end if;
     end if;
     return code || format($sql$
-            audit_event := %1$s;
-            audit_workspace := %2$s;
-            audit_resource_type := %3$s;
-            audit_resource_id := %4$s;
-            audit_resource_name := %5$s;
-            audit_row_key := nullif((%6$s) collate "C", audit_resource_id collate "C");$sql$,
-        audit.row_event_sql(pieces, operation, null), side ->> 'workspace', side ->> 'resource_type', side ->> 'resource_id',
-        side ->> 'resource_name',
-        case when operation = 'INSERT' then pieces -> 'new' ->> 'row_key' else pieces -> 'old' ->> 'row_key' end)
-        || case when side ->> 'subject_id' = 'null::text' then '' else format($sql$
-            audit_subject := %1$s;
-            if audit_subject is not null then
-                audit_context := jsonb_build_object('subject', jsonb_build_object('id', audit_subject, 'name', %2$s));
-            end if;$sql$, side ->> 'subject_id', side ->> 'subject_name') end;
+            audit_actor := audit.read_actor_context();%1$s
+            audit_instant := audit.write_instant();
+            insert into audit.entry (
+                id, created_at, workspace_id, event, operation, table_schema, table_name, resource_type, resource_id,
+                resource_name, row_key, actor_type, actor_id, actor_name, row_count, before, after, request_id, context,
+                database_user, transaction_id)
+            values (
+                audit.new_entry_id_at(audit_instant), audit.moment_at(audit_instant), %2$s, %3$s, %4$L, %5$s, %6$s,
+                %7$s, %8$s, %9$s, nullif((%10$s) collate "C", (%8$s) collate "C"),
+                audit_actor.actor_type, audit_actor.actor_id, audit_actor.actor_name, 1, %11$s, %12$s,
+                audit_actor.request_id, %13$s, session_user, pg_current_xact_id());
+            return null;$sql$,
+        actor_check, side ->> 'workspace', audit.row_event_sql(pieces, operation, null), operation, table_schema, table_name,
+        side ->> 'resource_type', side ->> 'resource_id', side ->> 'resource_name',
+        case when operation = 'INSERT' then pieces -> 'new' ->> 'row_key' else pieces -> 'old' ->> 'row_key' end,
+        before_sql, after_sql,
+        case when side ->> 'subject_id' = 'null::text' then 'audit_actor.context'
+             else format($sql$case when %1$s is null then audit_actor.context
+                     else coalesce(audit_actor.context, '{}')
+                         || jsonb_build_object('subject', jsonb_build_object('id', %1$s, 'name', %2$s)) end$sql$,
+                         side ->> 'subject_id', side ->> 'subject_name') end);
 end
 $function$;
-comment on function audit.single_row_sql(jsonb, text) is
-    'The code of a compiled function that reads one changed row from its records into the variables of its entry.';
+comment on function audit.single_row_sql(jsonb, text, text, text, text) is
+    'The code of a compiled function that reads one changed row from its transition tables and writes its entry.';
+
+create function audit.table_has_shape(relation oid, shape text)
+    returns boolean
+    language plpgsql
+    -- It is not. So it becomes a part of a plan, and a plan that reads a table''s transition table is made anew whenever that
+    -- table is altered: the question costs a write nothing until then.
+    immutable
+    set search_path = pg_catalog, pg_temp
+as $function$
+begin
+    return audit.table_shape(relation) = shape;
+end
+$function$;
+comment on function audit.table_has_shape(oid, text) is
+    'Whether a table has a fingerprint. For a compiled function''s query of its transition table, and for nothing else.';
 
 create function audit.function_sql(tracked audit.tracked_table, relation oid)
     returns text
@@ -2653,6 +2800,8 @@ declare
     pieces constant jsonb := audit.capture_pieces(tracked.id, relation);
     is_partitioned constant boolean := (select relkind = 'p' from pg_class where oid = relation);
     table_shape constant text := audit.table_shape(relation);
+    table_schema constant text := coalesce(quote_literal(pieces ->> 'table_schema'), 'tg_table_schema');
+    table_name constant text := coalesce(quote_literal(pieces ->> 'table_name'), 'tg_table_name');
     -- Of all columns, virtual ones included: rows have them.
     column_names constant text[] := array(select a.attname::text from pg_attribute a where a.attrelid = relation and a.attnum > 0 and not a.attisdropped order by a.attnum);
     lookup_check text;
@@ -2705,37 +2854,32 @@ begin
         -- A BEFORE trigger of the partition that a row moves into can suppress it: then old and new rows do not pair up.
         unpaired_check := $sql$
     if tg_op = 'UPDATE' then
-        audit_is_paired := (select count(*) from audit_old_rows) = (select count(*) from audit_new_rows);
+        audit_is_unpaired := (select count(*) from audit_old_rows) <> (select count(*) from audit_new_rows);
     end if;$sql$;
     end if;
 
     return format($sql$
 #variable_conflict use_variable
 declare
-    audit_schema text := %1$s;
-    audit_table text := %2$s;
+    -- None has a value to begin with: each would be an expression more for every write.
     audit_actor audit.actor_context;
-    audit_moment timestamptz;
-    audit_changed text[];
+    audit_instant bigint;
     audit_rows integer;
     audit_o record;
     audit_n record;
-    audit_event text;
-    audit_workspace text;
-    audit_resource_type text;
-    audit_resource_id text;
-    audit_resource_name text;
-    audit_row_key text;
-    audit_subject text;
+    audit_changed integer[];
+    audit_place integer;
     audit_before jsonb;
     audit_after jsonb;
-    audit_context jsonb;
+    audit_moment timestamptz;
     audit_pieces jsonb;
+    audit_columns text[];
+    audit_settings text[];
     audit_is_current boolean;
-    audit_is_paired boolean := true;
+    audit_is_unpaired boolean;
     audit_shape text;
     audit_types oid[];
-    audit_follows_lookups boolean := true;
+    audit_follows_lookups boolean;
 begin
     if tg_op = 'TRUNCATE' then
         -- A partitioned table holds no rows of its own: TRUNCATE fires the triggers of its partitions too.
@@ -2749,12 +2893,13 @@ begin
         -- An estimate reads no column, and may be the word of a snapshot that is older than the settings.
         execute audit.truncate_sql(case when audit_is_current then audit.capture_pieces(%3$s, tg_relid) else %10$L::jsonb end,
                                    tg_relid, audit_is_current)
-        using audit_moment, audit_actor, audit_schema, audit_table;
+        using audit_moment, audit_actor, %1$s, %2$s;
         return null;
     end if;
     -- A trigger that somebody else made of this function may not pass the rows: their names would mean a temporary table or view
     -- of the caller's, which must not be read with these rights.
-    if (to_regclass('pg_temp.audit_new_rows') is not null or to_regclass('pg_temp.audit_old_rows') is not null)
+    if pg_my_temp_schema() <> 0
+       and (to_regclass('pg_temp.audit_new_rows') is not null or to_regclass('pg_temp.audit_old_rows') is not null)
        and not exists (select from pg_catalog.pg_trigger t
                        where t.tgrelid = tg_relid and t.tgname = tg_name
                          and (tg_op = 'DELETE' or t.tgnewtable = 'audit_new_rows')
@@ -2764,25 +2909,34 @@ begin
                   hint = 'Drop that trigger; audit.enable_tracking makes those that capture needs.';
     end if;%9$s
 
-    if tg_op = 'DELETE' then
-        select count(*) into audit_rows from (select from audit_old_rows limit 2) s;
-    else
-        select count(*) into audit_rows from (select from audit_new_rows limit 2) s;
-    end if;
-    if audit_rows = 0 and audit_is_paired then
-        return null;
-    end if;
-    -- False when the table was changed and this function was not compiled anew: its fragments are then asked for afresh.
+    -- Not current: the table was changed and this function was not compiled anew. Its fragments are then asked for afresh.
     if current_setting('transaction_isolation') in ('read committed', 'read uncommitted') then
-        audit_is_current := coalesce(%4$s and %11$s, false);
+        -- Queries without parameters, so that each has one plan. A partition, or the table after a restore, has another number.
+        if tg_relid <> %4$s then
+            if tg_op = 'DELETE' then
+                select count(*) into audit_rows from (select from audit_old_rows limit 2) s;
+            else
+                select count(*) into audit_rows from (select from audit_new_rows limit 2) s;
+            end if;
+            audit_is_current := coalesce(%19$s = %20$L and %11$s, false);
+        elsif tg_op = 'DELETE' then
+            select count(*), coalesce(audit.table_has_shape(%4$s, %20$L) and %11$s, false) into audit_rows, audit_is_current
+            from (select from audit_old_rows limit 2) s;
+        else
+            select count(*), coalesce(audit.table_has_shape(%4$s, %20$L) and %11$s, false) into audit_rows, audit_is_current
+            from (select from audit_new_rows limit 2) s;
+        end if;
     else
         -- The snapshot may be older than another session's ALTER TABLE: it shows the catalogue as it was, the rows are what is.
+        audit_follows_lookups := true;
         if tg_op = 'DELETE' then
+            select count(*) into audit_rows from (select from audit_old_rows limit 2) s;
             audit_shape := %12$s;
             if audit_shape = %14$L then
                 audit_types := %15$s;
             end if;
         else
+            select count(*) into audit_rows from (select from audit_new_rows limit 2) s;
             audit_shape := %13$s;
             if audit_shape = %14$L then
                 audit_types := %16$s;
@@ -2796,66 +2950,57 @@ begin
         end if;
     end if;
 
-    if audit_rows = 1 and audit_is_paired and audit_is_current then
-        if tg_op = 'INSERT' then
-            select * into audit_n from audit_new_rows;
-            %6$s
-        elsif tg_op = 'DELETE' then
-            select * into audit_o from audit_old_rows;
-            %7$s
-        else
-            select * into audit_o from audit_old_rows;
-            select * into audit_n from audit_new_rows;
-            %8$s
-        end if;
-        audit_actor := audit.read_actor_context();%5$s
-        audit_moment := audit.write_moment();
-        insert into audit.entry (
-            id, created_at, workspace_id, event, operation, table_schema, table_name, resource_type, resource_id,
-            resource_name, row_key, actor_type, actor_id, actor_name, row_count, before, after, request_id, context,
-            database_user, transaction_id)
-        values (
-            audit.new_entry_id(audit_moment), audit_moment, audit_workspace, audit_event, tg_op, audit_schema, audit_table,
-            audit_resource_type, audit_resource_id, audit_resource_name, audit_row_key,
-            audit_actor.actor_type, audit_actor.actor_id, audit_actor.actor_name, 1, audit_before, audit_after,
-            audit_actor.request_id,
-            case when audit_context is null then audit_actor.context else coalesce(audit_actor.context, '{}') || audit_context end,
-            session_user, pg_current_xact_id());
+    if audit_rows = 0 and audit_is_unpaired is not true then
         return null;
+    end if;
+    if audit_rows = 1 and audit_is_current and audit_is_unpaired is not true then
+        if tg_op = 'UPDATE' then%8$s
+        elsif tg_op = 'INSERT' then%6$s
+        else%7$s
+        end if;
     end if;
 
     audit_pieces := case when audit_is_current then %10$L::jsonb
-                         else audit.capture_pieces(%3$s, tg_relid, audit_shape, audit_types, audit_follows_lookups) end;
-    if not audit_is_paired then
+                         else audit.capture_pieces(%3$s, tg_relid, audit_shape, audit_types, coalesce(audit_follows_lookups, true)) end;
+    if audit_is_unpaired then
         audit_actor := audit.read_actor_context();%5$s
         audit_moment := audit.write_moment();
-        execute audit.bulk_sql(audit_pieces, 'DELETE', null) using audit_moment, audit_actor, audit_schema, audit_table;
+        execute audit.bulk_sql(audit_pieces, 'DELETE', null) using audit_moment, audit_actor, %1$s, %2$s;
         audit_moment := audit.write_moment();
-        execute audit.bulk_sql(audit_pieces, 'INSERT', null) using audit_moment, audit_actor, audit_schema, audit_table;
+        execute audit.bulk_sql(audit_pieces, 'INSERT', null) using audit_moment, audit_actor, %1$s, %2$s;
         return null;
     end if;
+    -- Pairing old and new rows is most of what many rows cost: hashed in memory, not sorted on disk. Compiling a plan that runs
+    -- once takes longer than running it. The transaction gets its settings back below; an error puts them back by itself.
+    audit_settings := array[current_setting('work_mem'), current_setting('enable_mergejoin'), current_setting('jit')];
+    perform set_config('work_mem', '64MB', true) where pg_size_bytes(audit_settings[1]) < 67108864;
+    perform set_config('enable_mergejoin', 'off', true), set_config('jit', 'off', true);
     -- Planned each time: the plan that fitted one row would take minutes for many.
     if tg_op = 'UPDATE' then
-        execute audit.changed_columns_sql(audit_pieces) into audit_changed;
-        if cardinality(audit_changed) = 0 then
+        execute audit.changed_columns_sql(audit_pieces) into audit_columns;
+        if cardinality(audit_columns) = 0 then
+            perform set_config('work_mem', audit_settings[1], true), set_config('enable_mergejoin', audit_settings[2], true),
+                    set_config('jit', audit_settings[3], true);
             return null;
         end if;
     end if;
     audit_actor := audit.read_actor_context();%5$s
     audit_moment := audit.write_moment();
-    execute audit.bulk_sql(audit_pieces, tg_op, audit_changed)
-    using audit_moment, audit_actor, audit_schema, audit_table;
+    execute audit.bulk_sql(audit_pieces, tg_op, audit_columns)
+    using audit_moment, audit_actor, %1$s, %2$s;
+    perform set_config('work_mem', audit_settings[1], true), set_config('enable_mergejoin', audit_settings[2], true),
+            set_config('jit', audit_settings[3], true);
     return null;
 end
 $sql$,
-        coalesce(quote_literal(pieces ->> 'table_schema'), 'tg_table_schema'),
-        coalesce(quote_literal(pieces ->> 'table_name'), 'tg_table_name'),
+        table_schema,
+        table_name,
         tracked.id,
-        format('%s = %L', audit.shape_sql('tg_relid'), table_shape),
+        relation::text,
         actor_check,
-        audit.single_row_sql(pieces, 'INSERT'),
-        audit.single_row_sql(pieces, 'DELETE'),
-        audit.single_row_sql(pieces, 'UPDATE'),
+        audit.single_row_sql(pieces, 'INSERT', table_schema, table_name, actor_check),
+        audit.single_row_sql(pieces, 'DELETE', table_schema, table_name, actor_check),
+        audit.single_row_sql(pieces, 'UPDATE', table_schema, table_name, actor_check),
         unpaired_check,
         pieces::text,
         lookup_check,
@@ -2865,7 +3010,9 @@ $sql$,
         audit.row_types_sql('audit_old_rows', column_names),
         audit.row_types_sql('audit_new_rows', column_names),
         audit.row_types(relation),
-        coalesce(lookup_probe, ''));
+        coalesce(lookup_probe, ''),
+        audit.shape_sql('tg_relid'),
+        table_shape);
 end
 $function$;
 comment on function audit.function_sql(audit.tracked_table, oid) is 'The body of a tracked table''s compiled trigger function.';
@@ -5863,7 +6010,9 @@ grant insert on audit.entry, audit.change to audit_capture;
 grant select on audit.floor to audit_capture;
 grant usage on type audit.actor_context to audit_capture;
 grant execute on function
-    audit.new_entry_id(timestamptz), audit.write_moment(), audit.read_actor_context(), audit.split_edge(text),
+    audit.new_entry_id(timestamptz), audit.new_entry_id_at(bigint), audit.moment_at(bigint), audit.write_moment(), audit.write_instant(),
+    audit.read_actor_context(), audit.actor_is_plain(), audit.plain_actor_context(), audit.judge_actor_context(),
+    audit.split_edge(text), audit.table_has_shape(oid, text), audit.table_shape(oid), audit.shape_sql(text),
     audit.capture_pieces(bigint, oid, text, oid[], boolean), audit.row_types_sql(text, text[]), audit.changed_columns_sql(jsonb), audit.pair_sql(), audit.object_sql(jsonb, text),
     audit.row_event_sql(jsonb, text, text[]), audit.row_sql(jsonb, text, text[]), audit.bulk_sql(jsonb, text, text[]),
     audit.truncate_sql(jsonb, oid, boolean), audit.count_is_exact(oid), audit.runs_code_when_read(oid),
