@@ -6,7 +6,9 @@ How its text is read stands in parameters.py; the statements that it becomes a p
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+from .counts import Indexed
 
 
 class Filter(NamedTuple):
@@ -14,6 +16,7 @@ class Filter(NamedTuple):
 
     `is_counted`: audit.daily_activity has the columns it asks for, so its lists need not be counted. `is_touching`: a
     bulk entry meets it through one of its rows too, and the clause holds for audit.timeline_change as well.
+    `is_indexed`: audit.open_entry has the columns it asks for, and an index for them.
     `sentence` says it to people, its value in the braces; empty: it is not worth saying.
     """
 
@@ -21,41 +24,85 @@ class Filter(NamedTuple):
     sentence: str
     is_counted: bool = False
     is_touching: bool = False
+    is_indexed: bool = False
 
 
 # None names the workspace: that is row-level security's alone, from the transaction's own setting, and said twice it
 # costs a test for each day. From when to when is no filter here: it says which days are read at all.
 FILTERS = {
     "event": Filter(
-        "(event = any(%(event)s) or event like any(%(event_beginnings)s))", "the event is {}", is_counted=True
+        "(event = any(%(event)s) or event like any(%(event_beginnings)s))",
+        "the event is {}",
+        is_counted=True,
+        is_indexed=True,
     ),
     "not_reading": Filter(r"event not like 'log\_%%'", "", is_counted=True),
-    "performer_id": Filter("actor_id = %(performer_id)s", "done by {}", is_counted=True),
+    "performer_id": Filter("actor_id = %(performer_id)s", "done by {}", is_counted=True, is_indexed=True),
     "performer": Filter("%(performer)s in (actor_id, actor_name)", "done by {}"),
-    "resource_type": Filter("resource_type = %(resource_type)s", "the kind of resource is {}", is_counted=True),
+    "resource_type": Filter(
+        "resource_type = %(resource_type)s", "the kind of resource is {}", is_counted=True, is_indexed=True
+    ),
     "resource_id": Filter("resource_id = %(resource_id)s", "touches the resource {}", is_touching=True),
     "resource": Filter("%(resource)s in (resource_id, resource_name)", "touches the resource {}", is_touching=True),
-    "request_id": Filter("request_id = %(request_id)s", "belongs to the request {}"),
+    "request_id": Filter("request_id = %(request_id)s", "belongs to the request {}", is_indexed=True),
     # What holds the words, audit.search finds: see `source`.
     "q": Filter("true", "holds the words {}"),
 }
-WITHIN = "created_at >= %(lower)s and created_at < %(upper)s"
+# Without names' beginnings, which no index serves.
+_EVENTS = "event = any(%(event)s)"
+# As an index has them in order.
+_ONE_EVENT = "event = (%(event)s::text[])[1]"
+_NEWEST_FIRST, _OLDEST_FIRST = "created_at desc, id desc", "created_at, id"
+Order = Literal["newest", "oldest", "none"]
 
 
-def clauses(filters: Mapping[str, Any]) -> str:
-    """What an entry has to meet, save for the filters that its rows can meet for it."""
-    wanted = (FILTERS[name].clause for name in filters if name in FILTERS and not FILTERS[name].is_touching)
+def within(lower: str, upper: str) -> str:
+    """The clause that an entry lies between two moments, the values of these names."""
+    return f"created_at >= %({lower})s and created_at < %({upper})s"
+
+
+WITHIN = within("lower", "upper")
+
+
+def clauses(filters: Mapping[str, Any], *, is_indexed: bool = False) -> str:
+    """What an entry has to meet, save for the filters that its rows can meet for it.
+
+    `is_indexed` leaves out what audit.open_entry does not have.
+    """
+    wanted = (
+        _clause(name, filters)
+        for name in filters
+        if name in FILTERS
+        and not FILTERS[name].is_touching
+        and (not is_indexed or FILTERS[name].is_indexed or name == "not_reading")
+    )
     return " and ".join(["true", *wanted])
 
 
-def entries(columns: str, filters: Mapping[str, Any]) -> str:
-    """The SELECT of the entries within `lower` and `upper` that meet the filters, without order.
+def _clause(name: str, filters: Mapping[str, Any]) -> str:
+    if name != "event" or filters.get("event_beginnings") or "event_beginnings" not in filters:
+        return FILTERS[name].clause
+    return _ONE_EVENT if len(filters["event"]) == 1 else _EVENTS
+
+
+def are_indexed(filters: Mapping[str, Any]) -> bool:
+    """Whether what upkeep indexes beside the open days serves these filters; words have an index of their own."""
+    found = [FILTERS[name] for name in filters if name in FILTERS]
+    return "q" not in filters and any(f.is_indexed for f in found) and not any(f.is_touching for f in found)
+
+
+def entries(columns: str, filters: Mapping[str, Any], indexed: Indexed | None = None, order: Order = "none") -> str:
+    """The SELECT of the entries within `lower` and `upper` that meet the filters.
 
     An entry is touched through its own resource or through one of its rows; the two parts have no entry in common.
+    `indexed`, a part of what lies within, is read by that index: its bounds are bound as `indexed_from` and
+    `indexed_until`. Only then the parts are in an `order`, so that it costs little to bring them all into it.
     """
     source = "audit.search(%(q)s, %(lower)s, %(upper)s)" if "q" in filters else "audit.timeline"
     where = f"{WITHIN} and {clauses(filters)}"
     touching = " and ".join(FILTERS[name].clause for name in filters if name in FILTERS and FILTERS[name].is_touching)
+    if indexed is not None and are_indexed(filters):
+        return _by_parts(columns, filters, {"newest": _NEWEST_FIRST, "oldest": _OLDEST_FIRST}.get(order))
     if not touching:
         return f"select {columns} from {source} where {where}"
     return f"""
@@ -64,6 +111,29 @@ def entries(columns: str, filters: Mapping[str, Any]) -> str:
         select {columns} from {source} where {where} and ({touching}) is not true and row_count > 1
         and (id, created_at) in (
             select entry_id, created_at from audit.timeline_change where {WITHIN} and {touching})"""
+
+
+def _by_parts(columns: str, filters: Mapping[str, Any], order: str | None) -> str:
+    """The entries above, in and below the indexed stretch."""
+    in_order = f"order by {order}" if order else ""
+    reading = [
+        f"(select {columns} from audit.timeline where {within(*edges)} and {clauses(filters)} {in_order})"
+        for edges in (("indexed_until", "upper"), ("lower", "indexed_from"))
+    ]
+    stretch = within("indexed_from", "indexed_until")
+    # Said of both, so that of the entries only the open days are planned for.
+    return f"""
+        {reading[0]}
+        union all
+        (select {columns}
+         from (select entry.*
+               from (select workspace_id, created_at, id from audit.open_entry
+                     where {stretch} and {clauses(filters, is_indexed=True)}) as found
+               join (select * from audit.timeline where {stretch}) as entry
+                    using (workspace_id, created_at, id)) as entry
+         where {clauses(filters)} {in_order})
+        union all
+        {reading[1]}"""
 
 
 def are_counted(filters: Mapping[str, Any]) -> bool:
