@@ -33,7 +33,7 @@ create table audit.open_words (
     id uuid not null,
     words tsvector
 );
-create index open_words_by_word on audit.open_words using gin (words);
+create index open_words_by_word on audit.open_words using gin (words) with (gin_pending_list_limit = 65536);
 create index open_words_left_out on audit.open_words (workspace_id, created_at) where words is null;
 comment on table audit.open_words is
     'The words of the entries in audit.open_entry, as audit.entry_words gives them: a row for each entry, and one for each changed row of a bulk entry. Read by audit.search() only.';
@@ -64,8 +64,12 @@ create function audit.index_stretch(indexed_from timestamptz, indexed_to timesta
     security definer
     set search_path = pg_catalog, pg_temp
     set plan_cache_mode = 'force_custom_plan'
+    -- How many changed rows there are no estimate tells.
+    set enable_nestloop = off
 as $function$
 declare
+    -- So many take a second or less; a longer stretch takes longer in any case.
+    most_rows constant bigint := 20000 * ceil(extract(epoch from indexed_to - indexed_from) / 3600);
     day constant date := audit.utc_day(indexed_from);
 begin
     execute format($sql$
@@ -75,8 +79,8 @@ begin
             insert into audit.open_entry (workspace_id, created_at, id, event, resource_type, actor_id, request_id)
             select workspace_id, created_at, id, event, resource_type, actor_id, request_id from read
         ), bulk as materialized (
-            -- So many rows take a second or less. The smaller entries come first; the rest waits until the day is closed.
-            select workspace_id, created_at, id, sum(row_count) over (order by row_count, id) <= 20000 as is_indexed
+            -- The smaller entries come first; the rest waits until the day is closed.
+            select workspace_id, created_at, id, sum(row_count) over (order by row_count, id) <= $5 as is_indexed
             from read where row_count > 1 and operation <> 'TRUNCATE'
         ), chosen as materialized (
             select created_at, id from bulk where is_indexed
@@ -94,8 +98,8 @@ begin
           and c.entry_id <= (select x.id from chosen x order by x.id desc limit 1)
           and (c.entry_id, c.created_at) in (select x.id, x.created_at from chosen x)
         $sql$, audit.stretch_sql(false))
-    using indexed_from, indexed_to, audit.day_start(day), audit.day_start(day + 1);
-    -- What was added would be looked through one by one until a vacuum comes by.
+    using indexed_from, indexed_to, audit.day_start(day), audit.day_start(day + 1), most_rows;
+    -- Sorted in at once; else a search would look through what was added one by one, until a vacuum comes by.
     perform gin_clean_pending_list('audit.open_words_by_word'::regclass);
 exception
     when program_limit_exceeded then

@@ -128,7 +128,7 @@ grant execute on function
     audit.close_session(text, bytea), audit.reading_is_noted(text, text), audit.note_reading(audit.reader),
     audit.note_export(audit.reader, jsonb, bigint), audit.note_denied_write(audit.reader, text, text),
     audit.retention_days(), audit.upkeep_is_late(), audit.entry_moment(uuid), audit.reading_bounds(),
-    audit.search(text, timestamptz, timestamptz)
+    audit.activity_digest(text[]), audit.search(text, timestamptz, timestamptz)
     to audit_reader;
 grant usage on type audit.reader, audit.search_hit to audit_reader;
 

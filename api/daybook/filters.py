@@ -6,7 +6,7 @@ How its text is read stands in parameters.py; the statements that it becomes a p
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from .counts import Indexed
 
@@ -52,8 +52,21 @@ FILTERS = {
 _EVENTS = "event = any(%(event)s)"
 # As an index has them in order.
 _ONE_EVENT = "event = (%(event)s::text[])[1]"
-_NEWEST_FIRST, _OLDEST_FIRST = "created_at desc, id desc", "created_at, id"
-Order = Literal["newest", "oldest", "none"]
+
+
+class Tail(NamedTuple):
+    """How a part of a list ends: what its entries lie after, their order, and how many of them are wanted at most."""
+
+    condition: str = "true"
+    order: str = ""
+    limit: str = ""
+
+
+# A count, an export, a page, a cursor's step. Each part goes as far as the whole may: none knows what the others have.
+ALL = Tail()
+NEWEST_FIRST = Tail(order="order by created_at desc, id desc")
+PAGE = NEWEST_FIRST._replace(limit="limit %(limit)s::bigint + %(offset)s")
+STEP = Tail("(created_at, id) > (%(moment)s, %(id)s)", "order by created_at, id", "limit %(limit)s")
 
 
 def within(lower: str, upper: str) -> str:
@@ -67,16 +80,18 @@ WITHIN = within("lower", "upper")
 def clauses(filters: Mapping[str, Any], *, is_indexed: bool = False) -> str:
     """What an entry has to meet, save for the filters that its rows can meet for it.
 
-    `is_indexed` leaves out what audit.open_entry does not have.
+    `is_indexed` leaves out what audit.open_entry has not.
     """
     wanted = (
         _clause(name, filters)
         for name in filters
-        if name in FILTERS
-        and not FILTERS[name].is_touching
-        and (not is_indexed or FILTERS[name].is_indexed or name == "not_reading")
+        if name in FILTERS and not FILTERS[name].is_touching and (not is_indexed or _is_indexed(name))
     )
     return " and ".join(["true", *wanted])
+
+
+def _is_indexed(name: str) -> bool:
+    return FILTERS[name].is_indexed or name == "not_reading"
 
 
 def _clause(name: str, filters: Mapping[str, Any]) -> str:
@@ -91,18 +106,18 @@ def are_indexed(filters: Mapping[str, Any]) -> bool:
     return "q" not in filters and any(f.is_indexed for f in found) and not any(f.is_touching for f in found)
 
 
-def entries(columns: str, filters: Mapping[str, Any], indexed: Indexed | None = None, order: Order = "none") -> str:
+def entries(columns: str, filters: Mapping[str, Any], indexed: Indexed | None = None, tail: Tail = ALL) -> str:
     """The SELECT of the entries within `lower` and `upper` that meet the filters.
 
     An entry is touched through its own resource or through one of its rows; the two parts have no entry in common.
     `indexed`, a part of what lies within, is read by that index: its bounds are bound as `indexed_from` and
-    `indexed_until`. Only then the parts are in an `order`, so that it costs little to bring them all into it.
+    `indexed_until`. Only then the `tail` is made a part of it.
     """
+    if indexed is not None and are_indexed(filters):
+        return _by_parts(columns, filters, tail)
     source = "audit.search(%(q)s, %(lower)s, %(upper)s)" if "q" in filters else "audit.timeline"
     where = f"{WITHIN} and {clauses(filters)}"
     touching = " and ".join(FILTERS[name].clause for name in filters if name in FILTERS and FILTERS[name].is_touching)
-    if indexed is not None and are_indexed(filters):
-        return _by_parts(columns, filters, {"newest": _NEWEST_FIRST, "oldest": _OLDEST_FIRST}.get(order))
     if not touching:
         return f"select {columns} from {source} where {where}"
     return f"""
@@ -113,27 +128,33 @@ def entries(columns: str, filters: Mapping[str, Any], indexed: Indexed | None = 
             select entry_id, created_at from audit.timeline_change where {WITHIN} and {touching})"""
 
 
-def _by_parts(columns: str, filters: Mapping[str, Any], order: str | None) -> str:
+def _by_parts(columns: str, filters: Mapping[str, Any], tail: Tail) -> str:
     """The entries above, in and below the indexed stretch."""
-    in_order = f"order by {order}" if order else ""
-    reading = [
-        f"(select {columns} from audit.timeline where {within(*edges)} and {clauses(filters)} {in_order})"
-        for edges in (("indexed_until", "upper"), ("lower", "indexed_from"))
-    ]
     stretch = within("indexed_from", "indexed_until")
-    # Said of both, so that of the entries only the open days are planned for.
+    above, below = (
+        f"select {columns} from audit.timeline where {within(*edges)} and {clauses(filters)} and {tail.condition}"
+        f" {tail.order} {tail.limit}"
+        for edges in (("indexed_until", "upper"), ("lower", "indexed_from"))
+    )
+    is_enough = all(_is_indexed(name) for name in filters if name in FILTERS)
+    found = f"from audit.open_entry where {stretch} and {clauses(filters, is_indexed=True)} and {tail.condition}"
+    if is_enough and tail == ALL:
+        return f"({above}) union all (select {columns} {found}) union all ({below})"
+    # In the index's own order, and no further than wanted, where nothing is left to be asked of the entries. OFFSET 0:
+    # one by one; no estimate tells how many there are.
+    limit = tail.limit if is_enough else ""
     return f"""
-        {reading[0]}
+        ({above})
         union all
         (select {columns}
          from (select entry.*
-               from (select workspace_id, created_at, id from audit.open_entry
-                     where {stretch} and {clauses(filters, is_indexed=True)}) as found
-               join (select * from audit.timeline where {stretch}) as entry
-                    using (workspace_id, created_at, id)) as entry
-         where {clauses(filters)} {in_order})
+               from (select created_at as found_at, id as found_id {found} {tail.order} {limit}) as found
+               cross join lateral (
+                   select * from audit.timeline
+                   where {stretch} and created_at = found.found_at and id = found.found_id offset 0) as entry) as entry
+         where {clauses(filters)} {tail.order} {tail.limit})
         union all
-        {reading[1]}"""
+        ({below})"""
 
 
 def are_counted(filters: Mapping[str, Any]) -> bool:

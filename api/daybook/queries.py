@@ -19,7 +19,7 @@ from . import counts
 from .credentials import Reader, Secret, Visitor
 from .database import Connection, Database, Row, Snapshot, Statement
 from .errors import InvalidPage, NotFound
-from .filters import Order, are_counted, are_indexed, clauses, entries, within
+from .filters import ALL, NEWEST_FIRST, PAGE, STEP, Tail, are_counted, are_indexed, clauses, entries, within
 from .parameters import Listing, Page
 from .positions import Position
 
@@ -40,8 +40,13 @@ LARGE = ("before", "after")
 # Where a day holds more entries than these, the page is looked for among its hours.
 MANY_A_DAY = 500
 SHOWN_PERFORMERS = 100
+# Days: more than retention can keep.
+LONGEST_LOG = 4_000
 # As the index of audit.daily_activity has it.
 OF_ACTOR = "left(actor_id, 100) = left(%(performer_id)s, 100)"
+# As the key of audit.activity_total has it.
+OF_ACTOR_TOTAL = """digest = (
+    select audit.activity_digest(array[current_setting('audit.reader_workspace', true), %(performer_id)s]))"""
 
 COLUMNS = "id, created_at, event, resource_id, resource_type, actor_id, actor_name"
 EXPANSIONS = {
@@ -230,7 +235,7 @@ async def _exported(
 ) -> AsyncGenerator[Sequence[Exported], None]:
     columns = _columns(listing.expand)
     names = [column.rpartition(" as ")[2] for column in columns.split(", ")]
-    whole, values = _whole_entries(columns, reading, listing.lower, listing.upper, "newest")
+    whole, values = _whole_entries(columns, reading, listing.lower, listing.upper, NEWEST_FIRST)
     selecting = _without_large(f"select * from ({whole}) as entry order by created_at desc, id desc", names)
     async with connection.cursor(name="entries") as cursor:
         await cursor.execute(selecting.encode(), {**values, "largest": LARGEST_AT_ONCE})
@@ -462,7 +467,7 @@ async def find_step(database: Database, reader: Reader, listing: Listing, positi
         else:
             indexed = await _indexed(snapshot, listing)
         columns = "entry.*" if "q" in listing.filters else "*"
-        whole, values = _whole_entries(columns, _Reading(listing.filters, indexed), lower, until, "oldest")
+        whole, values = _whole_entries(columns, _Reading(listing.filters, indexed), lower, until, STEP)
         selecting = f"""
             select {_columns(listing.expand)}
             from ({whole}) as entry
@@ -563,7 +568,16 @@ async def _activity(snapshot: Snapshot, listing: Listing) -> counts.Activity:
     """What the counts hold of a list: its days, and the hours of the first and the last of them."""
     first, last = counts.day_of(listing.lower), counts.day_of(listing.upper)
     where = clauses(listing.filters)
-    if "performer_id" in listing.filters:
+    values = {**listing.filters, "first": first, "last": last}
+    if listing.filters.keys() == {"performer_id", "not_reading"}:
+        # Row by row: a workspace has many performers.
+        counted = f"""
+            select extract(epoch from starts_at)::bigint, entries from audit.activity_total
+            where part = '{{}}_actor' and starts_at = any(%({{}})s) and {OF_ACTOR_TOTAL}"""
+        days, hours = counted.format("day", "days"), counted.format("hour", "hours")
+        values["days"] = [first + number * counts.DAY for number in range(min((last - first).days + 1, LONGEST_LOG))]
+        values["hours"] = [day + number * counts.HOUR for day in {first, last} for number in range(24)]
+    elif "performer_id" in listing.filters:
         days = f"""
             select extract(epoch from day)::bigint, sum(entries)::bigint from audit.daily_activity
             where day between %(first)s::date and %(last)s::date and {OF_ACTOR} and {where} group by 1"""
@@ -582,7 +596,6 @@ async def _activity(snapshot: Snapshot, listing: Listing) -> counts.Activity:
                (select json_agg(json_build_array(start, entries)) from ({days}) as d (start, entries)) as days,
                (select json_agg(json_build_array(start, entries)) from ({hours}) as h (start, entries)) as hours
         from audit.reading_bounds()"""
-    values = {**listing.filters, "first": first, "last": last}
     [[row]] = await snapshot.ask((selecting, values))
     days_and_hours = _by_moment(row["days"]), _by_moment(row["hours"])
     return counts.Activity(row["counted_until"], *days_and_hours, _indexed_by(row))
@@ -650,12 +663,12 @@ class _Reading:
 
 def count_statement(filters: Mapping[str, Any], indexed: counts.Indexed | None = None) -> str:
     """The statement that counts the entries within `lower` and `upper`."""
-    return f"select count(*) as count from ({entries('1', filters, indexed)}) as entry"
+    return f"select count(*) as count from ({entries('1', filters, indexed, ALL)}) as entry"
 
 
 def select_statement(filters: Mapping[str, Any], columns: str = COLUMNS, indexed: counts.Indexed | None = None) -> str:
     """The statement that selects entries within `lower` and `upper`, newest first: `limit` of them after `offset`."""
-    found = entries("*", filters, indexed, "newest")
+    found = entries("*", filters, indexed, PAGE)
     return f"""
         select {columns}
         from ({found if indexed is None else f"select * from ({found}) as part"}
@@ -665,12 +678,12 @@ def select_statement(filters: Mapping[str, Any], columns: str = COLUMNS, indexed
 
 
 def _whole_entries(
-    columns: str, reading: _Reading, lower: datetime, upper: datetime, order: Order
+    columns: str, reading: _Reading, lower: datetime, upper: datetime, tail: Tail
 ) -> tuple[str, dict[str, Any]]:
     """The SELECT of entries with any of their columns, also where a search finds them, which has some only."""
     indexed, values = reading.cut(lower, upper)
     if "q" not in reading.filters:
-        return entries(columns, reading.filters, indexed, order), values
+        return entries(columns, reading.filters, indexed, tail), values
     return (
         f"""
         select {columns} from ({entries("id as hit_id, created_at as hit_moment", reading.filters)}) as hit
