@@ -52,7 +52,6 @@ declare
     indexed_until timestamptz;
     stretch record;
     ids uuid[];
-    moments timestamptz[];
 begin
     select greatest(since, b.indexed_from), least(until, b.counted_until) into indexed_from, indexed_until
     from audit.reading_bounds() b
@@ -64,25 +63,29 @@ begin
         where s.lower < s.upper
     loop
         return query
+        with touched as materialized (
+            select distinct c.created_at, c.entry_id
+            from audit.change c
+            where c.workspace_id = workspace and c.created_at >= stretch.lower and c.created_at < stretch.upper
+              and audit.entry_words(c.resource_name, null, c.before, c.after) @@ query
+        )
         select e.id, e.created_at, e.event, e.resource_type, e.resource_id, e.resource_name, e.actor_id, e.actor_name,
                e.request_id, e.row_count
         from audit.entry e
         where e.workspace_id = workspace and e.created_at >= stretch.lower and e.created_at < stretch.upper
-          and audit.entry_words(e.resource_name, e.actor_name, e.before, e.after) @@ query;
-
-        select array_agg(distinct c.entry_id), array_agg(distinct c.created_at) into ids, moments
-        from audit.change c
-        where c.workspace_id = workspace and c.created_at >= stretch.lower and c.created_at < stretch.upper
-          and audit.entry_words(c.resource_name, null, c.before, c.after) @@ query;
-        -- Their moments name the days of these entries; those that hold the words themselves were returned already.
-        if ids is not null then
-            return query
+          and audit.entry_words(e.resource_name, e.actor_name, e.before, e.after) @@ query
+        union all
+        -- OFFSET 0: one by one, each in the day that its moment names. Those that hold the words themselves are found above.
+        select found.*
+        from touched
+        cross join lateral (
             select e.id, e.created_at, e.event, e.resource_type, e.resource_id, e.resource_name, e.actor_id, e.actor_name,
                    e.request_id, e.row_count
             from audit.entry e
-            where e.workspace_id = workspace and e.created_at = any(moments) and e.id = any(ids)
-              and not audit.entry_words(e.resource_name, e.actor_name, e.before, e.after) @@ query;
-        end if;
+            where e.workspace_id = workspace and e.created_at >= stretch.lower and e.created_at < stretch.upper
+              and e.created_at = touched.created_at and e.id = touched.entry_id
+              and not audit.entry_words(e.resource_name, e.actor_name, e.before, e.after) @@ query
+            offset 0) found;
     end loop;
 
     if indexed_from is null then
