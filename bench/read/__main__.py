@@ -88,7 +88,7 @@ def new_key(log: Log) -> str:
 
 
 async def measure_requests(logs: list[Log], apps: list[App], rounds: int, turn: float, wanted: list[str]) -> None:
-    """Print how long each request takes whose name holds a wanted text, which partitions it touches, what was capped."""
+    """Print how long each request takes that is wanted, which partitions it touches, and what was asked less often."""
     smallest = min(log.entries for log in logs)
     targets = []
     for log, app in zip(logs, apps, strict=True):
