@@ -4850,7 +4850,8 @@ begin
 
     -- Before and after what upkeep has indexed beside the open days; all, where it has indexed nothing.
     for stretch in
-        select * from (values (since, coalesce(indexed_from, until)), (coalesce(indexed_until, until), until)) s (lower, upper)
+        select * from (values (since, coalesce(indexed_from, until), false), (coalesce(indexed_until, until), until, true))
+                      s (lower, upper, is_recent)
         where s.lower < s.upper
     loop
         return query
@@ -4858,6 +4859,11 @@ begin
             select distinct c.created_at, c.entry_id
             from audit.change c
             where c.workspace_id = workspace and c.created_at >= stretch.lower and c.created_at < stretch.upper
+              -- No index tells the recent ones from the others of an open day: they are looked for only where there are any.
+              and (not stretch.is_recent or exists (
+                  select from audit.entry e
+                  where e.workspace_id = workspace and e.created_at >= stretch.lower and e.created_at < stretch.upper
+                    and e.row_count > 1))
               and audit.entry_words(c.resource_name, null, c.before, c.after) @@ query
         )
         select e.id, e.created_at, e.event, e.resource_type, e.resource_id, e.resource_name, e.actor_id, e.actor_name,
