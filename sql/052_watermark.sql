@@ -9,6 +9,7 @@ create table audit.watermark (
     next_moment timestamptz,
     noted xid8,
     counted_until timestamptz,
+    indexed_from timestamptz,
     constraint watermark_has_one_row primary key (only_row),
     constraint only_row_is_true check (only_row)
 );
@@ -22,6 +23,8 @@ comment on column audit.watermark.noted is
     'A transaction id taken after the floor was seen by everybody: when all older transactions have ended, next_moment is final. Null: not taken yet.';
 comment on column audit.watermark.counted_until is
     'The counts of audit.daily_activity hold every entry below this moment and none from it on. Null: nothing is counted yet.';
+comment on column audit.watermark.indexed_from is
+    'audit.open_entry holds every entry of a workspace from this moment up to counted_until. Null: none.';
 
 create function audit.raise_floor(moment timestamptz)
     returns timestamptz

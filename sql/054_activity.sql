@@ -46,7 +46,7 @@ create table audit.activity_total (
 );
 create index activity_total_by_workspace on audit.activity_total (workspace_id, part, starts_at);
 comment on table audit.activity_total is
-    'audit.daily_activity added up for reading: each day by event and resource type, each day by actor, and the same for the hours of closed days that hold many entries. audit.daily_activity is the table to query by hand.';
+    'audit.daily_activity added up for reading: each day by event and resource type, each day by actor, and the same for the hours of closed days that hold many entries and of days that were counted piece by piece. audit.daily_activity is the table to query by hand.';
 comment on column audit.activity_total.workspace_id is 'The workspace. Null: system-wide.';
 comment on column audit.activity_total.part is 'day, hour: by event and resource type. day_actor, hour_actor: by actor, without the entries that reading leaves (log_*). Never null.';
 comment on column audit.activity_total.starts_at is 'First instant of the UTC day or hour. Never null.';
@@ -65,6 +65,39 @@ create function audit.activity_digest(parts text[])
 return sha256(convert_to(to_json(parts)::text, 'UTF8'));
 comment on function audit.activity_digest(text[]) is 'The digest of what a row of the counts counts.';
 
+create function audit.stretch_sql(is_whole_day boolean)
+    returns text
+    language sql
+    immutable
+    parallel safe
+-- A whole day is read through. A part of one by the index of each workspace: no index has the moment alone, which
+-- writers would pay for.
+return case when is_whole_day
+    then 'select e.* from audit.entry e where e.created_at >= $1 and e.created_at < $2'
+    else $sql$
+        with recursive workspace(id) as (
+            (select e.workspace_id from audit.entry e
+             where e.created_at >= $3 and e.created_at < $4 and e.workspace_id is not null
+             order by e.workspace_id limit 1)
+            union all
+            select (select e.workspace_id from audit.entry e
+                    where e.created_at >= $3 and e.created_at < $4 and e.workspace_id > w.id
+                    order by e.workspace_id limit 1)
+            from workspace w
+            where w.id is not null
+        )
+        select e.* from workspace w
+        -- OFFSET 0: whatever joins are allowed or cheap, by its index.
+        cross join lateral (select * from audit.entry e
+                            where e.workspace_id = w.id and e.created_at >= $1 and e.created_at < $2 offset 0) e
+        where w.id is not null
+        union all
+        select e.* from audit.entry e
+        where e.workspace_id is null and e.created_at >= $1 and e.created_at < $2
+        $sql$ end;
+comment on function audit.stretch_sql(boolean) is
+    'A query for the entries from $1 up to $2, a whole UTC day or a part of the day that begins at $3 and ends at $4.';
+
 create function audit.advance_counts(at_least interval default '0')
     returns timestamptz
     language plpgsql
@@ -79,7 +112,7 @@ declare
     day date;
     next_day timestamptz;
     counted_to timestamptz;
-    workspaces text;
+    is_whole_day boolean;
 begin
     select * into state from audit.watermark for update;
     counted_from := coalesce(state.counted_until, (
@@ -93,42 +126,19 @@ begin
         return state.counted_until;
     end if;
 
-    -- A whole day is read through. A part of one by the index of each workspace: no index has the moment alone, which
-    -- writers would pay for.
-    workspaces := case when counted_from = audit.day_start(day) and counted_to = next_day
-        then 'select e.* from audit.entry e where e.created_at >= $1 and e.created_at < $2'
-        else $sql$
-            with recursive workspace(id) as (
-                (select e.workspace_id from audit.entry e
-                 where e.created_at >= $3 and e.created_at < $4 and e.workspace_id is not null
-                 order by e.workspace_id limit 1)
-                union all
-                select (select e.workspace_id from audit.entry e
-                        where e.created_at >= $3 and e.created_at < $4 and e.workspace_id > w.id
-                        order by e.workspace_id limit 1)
-                from workspace w
-                where w.id is not null
-            )
-            select e.* from workspace w
-            cross join lateral (select * from audit.entry e
-                                where e.workspace_id = w.id and e.created_at >= $1 and e.created_at < $2) e
-            where w.id is not null
-            union all
-            select e.* from audit.entry e
-            where e.workspace_id is null and e.created_at >= $1 and e.created_at < $2
-            $sql$ end;
+    is_whole_day := counted_from = audit.day_start(day) and counted_to = next_day;
     execute format($sql$
         with found as (
-            select f.workspace_id, f.event, f.resource_type, f.actor_type, f.actor_id,
-                   max(f.actor_name) as actor_name, count(*) as entries, sum(f.row_count) as changed_rows
-            from (%s) f
-            group by 1, 2, 3, 4, 5
+            select f.workspace_id, case when not $5 then date_trunc('hour', f.created_at, 'UTC') end as hour, f.event, f.resource_type, f.actor_type,
+                   f.actor_id, max(f.actor_name) as actor_name, count(*) as entries, sum(f.row_count) as changed_rows
+            from (%1$s) f
+            group by 1, 2, 3, 4, 5, 6
         ), by_actor as (
             insert into audit.daily_activity as a
                 (workspace_id, day, event, resource_type, actor_type, actor_id, actor_name, entries, changed_rows, digest)
-            select workspace_id, %L, event, resource_type, actor_type, actor_id, actor_name, entries, changed_rows,
+            select workspace_id, %2$L, event, resource_type, actor_type, actor_id, max(actor_name), sum(entries), sum(changed_rows),
                    audit.activity_digest(array[workspace_id, event, resource_type, actor_type, actor_id])
-            from found
+            from found group by workspace_id, event, resource_type, actor_type, actor_id
             on conflict on constraint activity_is_counted_once do update
             set entries = a.entries + excluded.entries, changed_rows = a.changed_rows + excluded.changed_rows,
                 actor_name = excluded.actor_name
@@ -142,16 +152,33 @@ begin
         select workspace_id, 'day_actor', $3, null, null, actor_id, max(actor_name), sum(entries),
                audit.activity_digest(array[workspace_id, actor_id])
         from found where event not like 'log\_%%' group by workspace_id, actor_id
+        -- The hours of a day that is read through are counted when it is closed.
+        union all
+        select workspace_id, 'hour', hour, event, resource_type, null, null, sum(entries),
+               audit.activity_digest(array[workspace_id, event, resource_type])
+        from found where hour is not null group by workspace_id, hour, event, resource_type
+        union all
+        select workspace_id, 'hour_actor', hour, null, null, actor_id, max(actor_name), sum(entries),
+               audit.activity_digest(array[workspace_id, actor_id])
+        from found where hour is not null and event not like 'log\_%%' group by workspace_id, hour, actor_id
         on conflict on constraint total_is_counted_once do update
         set entries = t.entries + excluded.entries, actor_name = excluded.actor_name
-        $sql$, workspaces, day)
-    using counted_from, counted_to, audit.day_start(day), next_day;
-    update audit.watermark w set counted_until = counted_to;
+        $sql$, audit.stretch_sql(is_whole_day), day)
+    using counted_from, counted_to, audit.day_start(day), next_day, is_whole_day;
+    -- One border for both: what is counted on an open day is indexed, unless indexed_from says otherwise.
+    update audit.watermark w
+    set counted_until = counted_to, indexed_from = coalesce(state.indexed_from, counted_from);
+    if counted_to = next_day and counted_to - counted_from > interval '1 hour' then
+        -- This day is closed next, and gets indexes of its own.
+        perform audit.forget_indexed(counted_to);
+    else
+        perform audit.index_stretch(counted_from, counted_to);
+    end if;
     return counted_to;
 end
 $function$;
 comment on function audit.advance_counts(interval) is
-    'Counts the entries from where the counts end to the watermark, at most to the end of that UTC day, unless it is less than at_least and the day goes on. Call it until it returns the watermark. Returns where the counts end.';
+    'Counts and indexes the entries from where the counts end to the watermark, at most to the end of that UTC day, unless it is less than at_least and the day goes on. Call it until it returns the watermark. Returns where the counts end.';
 
 create function audit.recount()
     returns void
@@ -162,19 +189,21 @@ create function audit.recount()
 begin atomic
     delete from audit.daily_activity;
     delete from audit.activity_total;
-    update audit.watermark set counted_until = null;
+    delete from audit.open_entry;
+    delete from audit.open_words;
+    update audit.watermark set counted_until = null, indexed_from = null;
 end;
 comment on function audit.recount() is
-    'Forgets all counts; upkeep counts anew, reading goes on, more slowly. For a log whose entries were altered by a superuser.';
+    'Forgets all counts and the index of the open days; upkeep makes them anew, reading goes on, more slowly. For a log whose entries were altered by a superuser.';
 
 create function audit.reading_bounds()
-    returns table (watermark timestamptz, counted_until timestamptz, oldest timestamptz, horizon timestamptz)
+    returns table (watermark timestamptz, counted_until timestamptz, indexed_from timestamptz, oldest timestamptz, horizon timestamptz)
     language sql
     stable
     security definer
     set search_path = pg_catalog, pg_temp
 begin atomic
-    select w.moment, w.counted_until, audit.day_start(u.oldest_day),
+    select w.moment, w.counted_until, w.indexed_from, audit.day_start(u.oldest_day),
            greatest(clock_timestamp(), timestamptz '1970-01-01 00:00:00+00' + f.last_value * interval '1 microsecond')
                + interval '1 day'
     from audit.upkeep u
@@ -182,4 +211,4 @@ begin atomic
     left join audit.watermark w on true;
 end;
 comment on function audit.reading_bounds() is
-    'Between which moments readers read: the watermark, where the counts end, the first instant that retention keeps (null: upkeep has not said yet), and one that no entry reaches unless a clock was more than a day ahead while upkeep did not run: the days made ahead need not be read.';
+    'Between which moments readers read: the watermark, where the counts end, from where up to there audit.open_entry holds all, the first instant that retention keeps (null: upkeep has not said yet), and one that no entry reaches unless a clock was more than a day ahead while upkeep did not run: the days made ahead need not be read.';

@@ -95,6 +95,9 @@ begin
         end;
     end loop;
 
+    -- Where the day was counted piece by piece its hours stand already.
+    delete from audit.activity_total t
+    where t.part in ('hour', 'hour_actor') and t.starts_at >= day.lower_bound and t.starts_at < day.upper_bound;
     insert into audit.activity_total as t
         (workspace_id, part, starts_at, event, resource_type, actor_id, actor_name, entries, digest)
     with found as (
@@ -116,10 +119,12 @@ begin
     union all
     select workspace_id, 'hour_actor', starts_at, null, null, actor_id, max(actor_name), sum(entries),
            audit.activity_digest(array[workspace_id, actor_id])
-    from found where event not like 'log\_%' group by workspace_id, starts_at, actor_id
-    on conflict on constraint total_is_counted_once do update set entries = excluded.entries;
+    from found where event not like 'log\_%' group by workspace_id, starts_at, actor_id;
 
     insert into audit.closed_day (day_name, closed_at, lacks) values (day.partition_name, clock_timestamp(), lacks);
+    if exists (select from audit.watermark w where w.indexed_from < day.upper_bound) then
+        perform audit.forget_indexed(day.upper_bound);
+    end if;
     return 'closed';
 end
 $function$;

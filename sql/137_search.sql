@@ -1,5 +1,5 @@
--- Search by words: in the names of an entry and its changed values. On closed days an index answers, on the days since the
--- entries are read.
+-- Search by words: in the names of an entry and its changed values. Indexes answer, on closed days their
+-- own, on open days the one that upkeep keeps beside them; what has neither yet is read.
 
 set search_path = pg_catalog, pg_temp;
 
@@ -48,27 +48,75 @@ declare
     -- Never an argument: what a reader may see is his transaction's alone.
     workspace constant text := current_setting('audit.reader_workspace', true);
     query constant tsquery := plainto_tsquery('pg_catalog.simple', words);
+    indexed_from timestamptz;
+    indexed_until timestamptz;
+    stretch record;
     ids uuid[];
-    moments timestamptz[];
 begin
-    return query
-    select e.id, e.created_at, e.event, e.resource_type, e.resource_id, e.resource_name, e.actor_id, e.actor_name,
-           e.request_id, e.row_count
-    from audit.entry e
-    where e.workspace_id = workspace and e.created_at >= since and e.created_at < until
-      and audit.entry_words(e.resource_name, e.actor_name, e.before, e.after) @@ query;
+    select greatest(since, b.indexed_from), least(until, b.counted_until) into indexed_from, indexed_until
+    from audit.reading_bounds() b
+    where b.indexed_from < least(until, b.counted_until) and since < b.counted_until;
 
-    select array_agg(distinct c.entry_id), array_agg(distinct c.created_at) into ids, moments
-    from audit.change c
-    where c.workspace_id = workspace and c.created_at >= since and c.created_at < until
-      and audit.entry_words(c.resource_name, null, c.before, c.after) @@ query;
-    -- Their moments name the days of these entries; those that hold the words themselves were returned already.
+    -- Before and after what upkeep has indexed beside the open days; all, where it has indexed nothing.
+    for stretch in
+        select * from (values (since, coalesce(indexed_from, until), false), (coalesce(indexed_until, until), until, true))
+                      s (lower, upper, is_recent)
+        where s.lower < s.upper
+    loop
+        return query
+        with touched as materialized (
+            select distinct c.created_at, c.entry_id
+            from audit.change c
+            where c.workspace_id = workspace and c.created_at >= stretch.lower and c.created_at < stretch.upper
+              -- No index tells the recent ones from the others of an open day: they are looked for only where there are any.
+              and (not stretch.is_recent or exists (
+                  select from audit.entry e
+                  where e.workspace_id = workspace and e.created_at >= stretch.lower and e.created_at < stretch.upper
+                    and e.row_count > 1))
+              and audit.entry_words(c.resource_name, null, c.before, c.after) @@ query
+        )
+        select e.id, e.created_at, e.event, e.resource_type, e.resource_id, e.resource_name, e.actor_id, e.actor_name,
+               e.request_id, e.row_count
+        from audit.entry e
+        where e.workspace_id = workspace and e.created_at >= stretch.lower and e.created_at < stretch.upper
+          and audit.entry_words(e.resource_name, e.actor_name, e.before, e.after) @@ query
+        union all
+        -- OFFSET 0: one by one, each in the day that its moment names. Those that hold the words themselves are found above.
+        select found.*
+        from touched
+        cross join lateral (
+            select e.id, e.created_at, e.event, e.resource_type, e.resource_id, e.resource_name, e.actor_id, e.actor_name,
+                   e.request_id, e.row_count
+            from audit.entry e
+            where e.workspace_id = workspace and e.created_at >= stretch.lower and e.created_at < stretch.upper
+              and e.created_at = touched.created_at and e.id = touched.entry_id
+              and not audit.entry_words(e.resource_name, e.actor_name, e.before, e.after) @@ query
+            offset 0) found;
+    end loop;
+
+    if indexed_from is null then
+        return;
+    end if;
+    select array_agg(w.id) into ids
+    from audit.open_words w
+    where w.workspace_id = workspace and w.created_at >= indexed_from and w.created_at < indexed_until and w.words is null;
     return query
     select e.id, e.created_at, e.event, e.resource_type, e.resource_id, e.resource_name, e.actor_id, e.actor_name,
            e.request_id, e.row_count
-    from audit.entry e
-    where ids is not null and e.workspace_id = workspace and e.created_at = any(moments) and e.id = any(ids)
-      and not audit.entry_words(e.resource_name, e.actor_name, e.before, e.after) @@ query;
+    from (
+        select w.created_at, w.id
+        from audit.open_words w
+        where w.workspace_id = workspace and w.created_at >= indexed_from and w.created_at < indexed_until
+          and w.words @@ query
+        union
+        select c.created_at, c.entry_id
+        from audit.change c
+        where ids is not null and c.workspace_id = workspace and c.entry_id = any(ids)
+          and c.created_at >= indexed_from and c.created_at < indexed_until
+          and audit.entry_words(c.resource_name, null, c.before, c.after) @@ query
+    ) hit
+    join audit.entry e on e.created_at = hit.created_at and e.id = hit.id
+    where e.workspace_id = workspace and e.created_at >= indexed_from and e.created_at < indexed_until;
 end
 $function$;
 comment on function audit.search(text, timestamptz, timestamptz) is

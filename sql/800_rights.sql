@@ -67,6 +67,8 @@ alter table audit.entry enable row level security;
 alter table audit.change enable row level security;
 alter table audit.daily_activity enable row level security;
 alter table audit.activity_total enable row level security;
+alter table audit.open_entry enable row level security;
+alter table audit.open_words enable row level security;
 create policy reader_sees_own_workspace on audit.entry for select to audit_reader
     using (workspace_id = (select current_setting('audit.reader_workspace', true)));
 create policy reader_sees_own_workspace on audit.change for select to audit_reader
@@ -75,10 +77,14 @@ create policy reader_sees_own_workspace on audit.daily_activity for select to au
     using (workspace_id = (select current_setting('audit.reader_workspace', true)));
 create policy reader_sees_own_workspace on audit.activity_total for select to audit_reader
     using (workspace_id = (select current_setting('audit.reader_workspace', true)));
+create policy reader_sees_own_workspace on audit.open_entry for select to audit_reader
+    using (workspace_id = (select current_setting('audit.reader_workspace', true)));
 create policy dba_sees_everything on audit.entry for select to audit_dba using (true);
 create policy dba_sees_everything on audit.change for select to audit_dba using (true);
 create policy dba_sees_everything on audit.daily_activity for select to audit_dba using (true);
 create policy dba_sees_everything on audit.activity_total for select to audit_dba using (true);
+create policy dba_sees_everything on audit.open_entry for select to audit_dba using (true);
+create policy dba_sees_everything on audit.open_words for select to audit_dba using (true);
 create policy capture_inserts on audit.entry for insert to audit_capture with check (true);
 create policy capture_inserts on audit.change for insert to audit_capture with check (true);
 
@@ -116,14 +122,15 @@ grant usage on type audit.lookup to audit_writer;
 
 -- audit_reader: the REST app, in the workspace named in its transaction.
 grant usage on schema audit to audit_reader;
-grant select on audit.entry, audit.change, audit.timeline, audit.timeline_change, audit.daily_activity, audit.activity_total
+grant select on audit.entry, audit.change, audit.timeline, audit.timeline_change, audit.daily_activity, audit.activity_total,
+    audit.open_entry
     to audit_reader;
 grant execute on function
     audit.find_key(text, bytea), audit.find_session(text, bytea), audit.open_session(text, bytea, text, bytea),
     audit.close_session(text, bytea), audit.reading_is_noted(text, text), audit.note_reading(audit.reader),
     audit.note_export(audit.reader, jsonb, bigint), audit.note_denied_write(audit.reader, text, text),
     audit.retention_days(), audit.upkeep_is_late(), audit.entry_moment(uuid), audit.reading_bounds(),
-    audit.search(text, timestamptz, timestamptz)
+    audit.activity_digest(text[]), audit.search(text, timestamptz, timestamptz)
     to audit_reader;
 grant usage on type audit.reader, audit.search_hit to audit_reader;
 
@@ -131,7 +138,7 @@ grant usage on type audit.reader, audit.search_hit to audit_reader;
 grant usage on schema audit to audit_dba;
 grant select on audit.entry, audit.change, audit.timeline, audit.timeline_change, audit.day_partition,
     audit.tracked_table, audit.rewritten_table, audit.upkeep, audit.day_hold, audit.reading, audit.schema_version, audit.floor,
-    audit.watermark, audit.daily_activity, audit.activity_total, audit.closed_day to audit_dba;
+    audit.watermark, audit.daily_activity, audit.activity_total, audit.closed_day, audit.open_entry, audit.open_words to audit_dba;
 grant select (prefix, workspace_id, name, role, created_at, expires_at, lifetime, revoked_at) on audit.api_key to audit_dba;
 grant select (prefix, key_prefix, opened_at, ends_at) on audit.page_session to audit_dba;
 grant execute on function

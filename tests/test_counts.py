@@ -93,7 +93,14 @@ def count_until(db: Connection, moment: datetime) -> None:
     count_all(db)
 
 
-STATES = [uncounted, counted_in_part, counted, closed_in_part, closed]
+def counted_piece_by_piece(db: Connection) -> None:
+    """As a service does: hours of a day that goes on are counted, too, up to where the counts end."""
+    count_until(db, today(hours=-24 * 4))
+    for hours in (-23, -12, -9.5, -0.25, 0, 5, 23.5):
+        count_until(db, today(hours=-24 * 3 + hours))
+
+
+STATES = [uncounted, counted_piece_by_piece, counted_in_part, counted, closed_in_part, closed]
 FILTERS: list[tuple[dict[str, str], Callable[[Entry], bool]]] = [
     ({}, lambda entry: entry.event != "log_viewed"),
     ({"event": "documentation_updated"}, lambda entry: entry.event == "documentation_updated"),

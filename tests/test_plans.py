@@ -6,6 +6,7 @@ The statements are those that the app itself sends, taken down at the driver and
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -73,6 +74,11 @@ def log(database: Database, db: Connection, monkeypatch: pytest.MonkeyPatch) -> 
     close_days(db)
     db.execute("analyze")
     add_keys(db)
+    yield from watched(database, db, monkeypatch)
+
+
+def watched(database: Database, db: Connection, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Client, Seen]]:
+    """A client of the app, and what the app sends for it."""
     execute = AsyncCursor.execute
     seen = Seen(db)
 
@@ -196,3 +202,59 @@ def test_a_resource_is_looked_up_by_index_in_each_day(log: tuple[Client, Seen]) 
     assert api.get(RESOURCE, params={"resource_id": "7", **bounds}, headers=AS_ADMIN).json()["count"] == 1
     assert seen.partitions() == {day(ago, table) for ago in range(1, 5) for table in ("entry", "change")}
     assert seen.indexes() >= {"resource"}
+
+
+@pytest.fixture
+def open_log(database: Database, db: Connection, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Client, Seen]]:
+    """The day before is closed, yesterday goes on and is counted up to an hour before its end."""
+    make_log(db, seed=4, a_day=(60, 1500))
+    count_until(db, today(hours=-24))
+    assert len(close_days(db)) == 1
+    for hours in (-18, -12, -6, -1):
+        count_until(db, today(hours=hours))
+    db.execute("analyze")
+    add_keys(db)
+    yield from watched(database, db, monkeypatch)
+
+
+def names(seen: Seen) -> set[str]:
+    """All indexes that the plans use on yesterday's entries and on the index beside them."""
+    used = {node["Index Name"] for plan in seen.plans() for node in nodes(plan) if "Index Name" in node}
+    return {name for name in used if name.startswith(("open_entry", day(1)))}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "index"),
+    [
+        ({"event": "documentation_updated"}, "open_entry_by_event"),
+        ({"performer_id": "43"}, "open_entry_by_actor"),
+        ({"resource_type": "dashboard"}, "open_entry_by_type"),
+        ({"request_id": "r-1"}, "open_entry_by_request"),
+    ],
+)
+def test_a_filter_reads_the_open_day_by_the_index_beside_it(
+    open_log: tuple[Client, Seen], parameters: dict[str, str], index: str
+) -> None:
+    api, seen = open_log
+    # Within what is counted: all of it is in the index.
+    bounds = {"created_after": today(hours=-24).isoformat(), "created_before": today(hours=-1).isoformat()}
+    answer = api.get(WORKSPACE, params={**parameters, **bounds, "page_size": "5"}, headers=AS_ADMIN)
+    assert answer.status_code == 200
+    assert seen.partitions() == {"open_entry", day(1)}
+    assert names(seen) == {index, f"{day(1)}_workspace_id_created_at_id_idx"}
+
+
+def test_what_the_index_has_not_yet_is_read(open_log: tuple[Client, Seen]) -> None:
+    api, seen = open_log
+    parameters = {"request_id": "r-1", "created_after": today(hours=-48).isoformat()}
+    assert api.get(WORKSPACE, params=parameters, headers=AS_ADMIN).json()["count"] == 0
+    assert seen.partitions() == {"open_entry", day(-1), day(0), day(1), day(2)}
+
+
+def test_a_deep_page_of_the_open_day_goes_to_its_hour(open_log: tuple[Client, Seen]) -> None:
+    api, seen = open_log
+    body = api.get(WORKSPACE, params={"page": "30", "page_size": "20"}, headers=AS_ADMIN).json()
+    assert len(body["results"]) == 20
+    [window] = [values for _, values in seen.statements if values and "limit" in values]
+    assert window["upper"] - window["lower"] <= timedelta(hours=2)
+    assert window["offset"] < 100

@@ -169,3 +169,23 @@ def close_days(db: Connection) -> list[str]:
         while db.execute("select audit.close_day(%s)", [day]).fetchone() != (None,):
             pass
     return days
+
+
+def index_differs(db: Connection) -> int:
+    """How many entries the index of the open days has and should not have, or should have and has not."""
+    columns = "id, created_at, workspace_id"
+    row = db.execute(
+        f"""
+        with wanted as (
+            select {columns}, event, resource_type, actor_id, request_id from audit.entry
+            where workspace_id is not null and created_at >= (select indexed_from from audit.watermark)
+              and created_at < (select counted_until from audit.watermark)),
+        found as (select {columns}, event, resource_type, actor_id, request_id from audit.open_entry),
+        words as (select distinct {columns} from audit.open_words)
+        select (select count(*) from (select * from wanted except all select * from found) x)
+             + (select count(*) from (select * from found except all select * from wanted) x)
+             + (select count(*) from (select {columns} from wanted except all select * from words) x)
+             + (select count(*) from (select * from words except all select {columns} from wanted) x)""".encode()
+    ).fetchone()
+    assert row is not None
+    return int(row[0])

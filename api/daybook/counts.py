@@ -17,15 +17,33 @@ _INSTANT = timedelta(microseconds=1)
 END = datetime(9999, 12, 31, tzinfo=UTC)
 
 
+class Indexed(NamedTuple):
+    """The stretch of the open days that upkeep has indexed beside them, in audit.open_entry."""
+
+    lower: datetime
+    upper: datetime
+
+    def within(self, lower: datetime, upper: datetime) -> Indexed | None:
+        """What of it lies between two moments; None: nothing."""
+        found = Indexed(max(lower, self.lower), min(upper, self.upper))
+        return found if found.lower < found.upper else None
+
+
 class Activity(NamedTuple):
     """What the counts hold of the entries that meet a list's filters: entries by the start of their day and hour.
 
-    Hours are there for some closed days only. `counted_until`: no entry from there on is counted; None: none at all.
+    Hours are there for some days only. `counted_until`: no entry from there on is counted; None: none at all.
     """
 
     counted_until: datetime | None
     days: Mapping[datetime, int]
     hours: Mapping[datetime, int]
+    indexed: Indexed | None = None
+
+    def knows_day(self, stretch: Stretch) -> bool:
+        """Whether a stretch is a day, or what of it is counted so far."""
+        counted = self.counted_until or stretch.lower
+        return stretch.lower == day_of(stretch.lower) and stretch.upper == min(stretch.lower + DAY, counted)
 
 
 class Piece(NamedTuple):
@@ -85,11 +103,15 @@ def stretches(lower: datetime, upper: datetime, activity: Activity) -> list[Stre
 
 
 def hours_of(day: Stretch, hours: Mapping[datetime, int]) -> list[Stretch]:
-    """The hours of a whole day, newest first; the day itself when the counts do not hold them all."""
+    """The hours of a day, newest first; the day itself when the counts do not hold them all."""
     starts = [day.lower + number * HOUR for number in range(24)]
     if sum(hours.get(start, 0) for start in starts) != day.known:
         return [day]
-    return [Stretch(start, start + HOUR, hours.get(start, 0), (), "hour") for start in reversed(starts)]
+    return [
+        Stretch(start, min(start + HOUR, day.upper), hours.get(start, 0), (), "hour")
+        for start in reversed(starts)
+        if start < day.upper
+    ]
 
 
 def _uncounted(lower: datetime, upper: datetime) -> Stretch:
@@ -104,7 +126,7 @@ def _part_of_day(
     if entries == 0:
         return [Stretch(lower, upper, 0)]
     if sum(activity.hours.get(day + number * HOUR, 0) for number in range(24)) == entries:
-        return _by_hours(lower, upper, activity.hours)
+        return _by_hours(lower, upper, last, activity.hours)
     if (upper - lower) * 2 <= last - day:
         return [_uncounted(lower, upper)]
     # Less has to be read of what is left out.
@@ -113,11 +135,11 @@ def _part_of_day(
     return [Stretch(lower, upper, entries, pieces, "day")]
 
 
-def _by_hours(lower: datetime, upper: datetime, hours: Mapping[datetime, int]) -> Iterator[Stretch]:
+def _by_hours(lower: datetime, upper: datetime, last: datetime, hours: Mapping[datetime, int]) -> Iterator[Stretch]:
     while upper > lower:
         hour = (upper - _INSTANT).replace(minute=0, second=0, microsecond=0)
         first, entries = max(hour, lower), hours.get(hour, 0)
-        if (first, upper) == (hour, hour + HOUR):
+        if (first, upper) == (hour, min(hour + HOUR, last)):
             yield Stretch(first, upper, entries, (), "hour")
         else:
             yield _uncounted(first, upper) if entries else Stretch(first, upper, 0)

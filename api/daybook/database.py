@@ -68,7 +68,7 @@ class Snapshot:
         before, self._before = self._before, []
         after: list[Statement] = [(COMMIT, {})] if is_last else []
         if before and is_last and len(statements) == 1:
-            # What goes in one message is one transaction, and one statement has one snapshot: a driver's work for two less.
+            # What goes in one message is one transaction, and one statement has one snapshot: two statements less.
             [_, (_, beginning)] = before
             before, after = [(_ALONE, beginning)], []
         cursors = []

@@ -19,7 +19,7 @@ from . import counts
 from .credentials import Reader, Secret, Visitor
 from .database import Connection, Database, Row, Snapshot, Statement
 from .errors import InvalidPage, NotFound
-from .filters import are_counted, clauses, entries
+from .filters import ALL, NEWEST_FIRST, PAGE, STEP, Tail, are_counted, are_indexed, clauses, entries, within
 from .parameters import Listing, Page
 from .positions import Position
 
@@ -40,8 +40,13 @@ LARGE = ("before", "after")
 # Where a day holds more entries than these, the page is looked for among its hours.
 MANY_A_DAY = 500
 SHOWN_PERFORMERS = 100
+# Days: more than retention can keep.
+LONGEST_LOG = 4_000
 # As the index of audit.daily_activity has it.
 OF_ACTOR = "left(actor_id, 100) = left(%(performer_id)s, 100)"
+# As the key of audit.activity_total has it.
+OF_ACTOR_TOTAL = """digest = (
+    select audit.activity_digest(array[current_setting('audit.reader_workspace', true), %(performer_id)s]))"""
 
 COLUMNS = "id, created_at, event, resource_id, resource_type, actor_id, actor_name"
 EXPANSIONS = {
@@ -213,23 +218,25 @@ async def exporting(
 
     `with_changes` asks for the first rows of bulk entries too. Raises Unreadable when it cannot be read or recorded.
     """
-    values = {**listing.filters, "lower": listing.lower, "upper": listing.upper}
     await _note_first(database, reader)
     async with database.exporting(reader.workspace_id) as connection:
-        count = await _count(Snapshot(connection), listing)
+        snapshot = Snapshot(connection)
+        count = await _count(snapshot, listing)
+        reading = _Reading(listing.filters, await _indexed(snapshot, listing))
         noted = {**_reader_values(reader), "filter": Jsonb(given, msgspec.json.encode), "row_count": count}
         async with database.noting() as noting:
             await noting.execute(f"select audit.note_export({_READER}, %(filter)s, %(row_count)s)".encode(), noted)
-        async with aclosing(_exported(connection, listing, values, with_changes)) as batches:
+        async with aclosing(_exported(connection, listing, reading, with_changes)) as batches:
             yield Export(count, batches, lambda large: _read_large(connection, large))
 
 
 async def _exported(
-    connection: Connection, listing: Listing, values: Mapping[str, Any], with_changes: bool
+    connection: Connection, listing: Listing, reading: _Reading, with_changes: bool
 ) -> AsyncGenerator[Sequence[Exported], None]:
     columns = _columns(listing.expand)
     names = [column.rpartition(" as ")[2] for column in columns.split(", ")]
-    selecting = _without_large(f"{_whole_entries(columns, listing.filters)} order by created_at desc, id desc", names)
+    whole, values = _whole_entries(columns, reading, listing.lower, listing.upper, NEWEST_FIRST)
+    selecting = _without_large(f"select * from ({whole}) as entry order by created_at desc, id desc", names)
     async with connection.cursor(name="entries") as cursor:
         await cursor.execute(selecting.encode(), {**values, "largest": LARGEST_AT_ONCE})
         while rows := await cursor.fetchmany(EXPORTED_AT_ONCE):
@@ -337,13 +344,15 @@ def _shown(listing: Listing, for_page: bool) -> str:
 async def _find_counted(snapshot: Snapshot, listing: Listing, columns: str) -> Found:
     """A page whose place the counts tell: of all days only those are read that hold its entries."""
     page, page_size = listing.page, listing.page_size
-    found = counts.stretches(listing.lower, listing.upper, await _activity(snapshot, listing))
+    activity = await _activity(snapshot, listing)
+    found = counts.stretches(listing.lower, listing.upper, activity)
     if not found:
         return Found(0, 1 if page == "last" else page, page_size, [])
-    counting = _counting(listing.filters, found)
+    counting = _counting(listing.filters, found, activity.indexed)
+    reading = _Reading(listing.filters, activity.indexed)
     if page == 1:
         # Asked for together with what is left to count: where there are enough entries for certain, the page is.
-        selecting = _selecting(listing, columns, counts.newest(found, page_size))
+        selecting = reading.select(columns, counts.newest(found, page_size), page_size)
         [counted, rows] = await snapshot.ask(counting, selecting, is_last=True)
         return Found(sum(each.known for each in _with_counts(found, counted)), 1, page_size, rows)
     [counted] = await snapshot.ask(counting)
@@ -355,29 +364,47 @@ async def _find_counted(snapshot: Snapshot, listing: Listing, columns: str) -> F
     if holding is None:
         return Found(count, number, page_size, [])
     day = found[holding]
-    if day.known > MANY_A_DAY and day.upper - day.lower == counts.DAY:
+    if day.known > MANY_A_DAY and activity.knows_day(day):
         hours = (await _activity(snapshot, replace(listing, lower=day.lower, upper=day.upper))).hours
         found[holding : holding + 1] = counts.hours_of(day, hours)
-    selecting = _selecting(listing, columns, counts.located(found, offset, page_size))
+    selecting = reading.select(columns, counts.located(found, offset, page_size), page_size)
     [rows] = await snapshot.ask(selecting, is_last=True)
     return Found(count, number, page_size, rows)
+
+
+async def _indexed(snapshot: Snapshot, listing: Listing) -> counts.Indexed | None:
+    """What upkeep has indexed beside the open days; None also where that serves none of the filters.
+
+    Asked for in the snapshot that reads by it: upkeep takes closed days out of the index at once.
+    """
+    if not are_indexed(listing.filters):
+        return None
+    [[row]] = await snapshot.ask(("select indexed_from, counted_until from audit.reading_bounds()", {}))
+    return _indexed_by(row)
+
+
+def _indexed_by(row: Row) -> counts.Indexed | None:
+    lower, upper = row["indexed_from"], row["counted_until"]
+    return None if lower is None or upper is None else counts.Indexed(lower, upper)
 
 
 async def _count(snapshot: Snapshot, listing: Listing) -> int:
     """How many entries there are: by the counts where they know, else by reading."""
     if not are_counted(listing.filters):
-        values = {**listing.filters, "lower": listing.lower, "upper": listing.upper}
-        [[row]] = await snapshot.ask((count_statement(listing.filters), values))
+        reading = _Reading(listing.filters, await _indexed(snapshot, listing))
+        [[row]] = await snapshot.ask(reading.count(listing.lower, listing.upper))
         return int(row["count"])
-    found = counts.stretches(listing.lower, listing.upper, await _activity(snapshot, listing))
-    [counted] = await snapshot.ask(_counting(listing.filters, found))
+    activity = await _activity(snapshot, listing)
+    found = counts.stretches(listing.lower, listing.upper, activity)
+    [counted] = await snapshot.ask(_counting(listing.filters, found, activity.indexed))
     return sum(each.known for each in _with_counts(found, counted))
 
 
 async def _find_read(snapshot: Snapshot, listing: Listing, columns: str) -> Found:
     """A page that is found by reading all that meets the filters."""
     whole = counts.Window(listing.lower, listing.upper, 0)
-    counting: Statement = count_statement(listing.filters), {**listing.filters, **whole._asdict()}
+    reading = _Reading(listing.filters, await _indexed(snapshot, listing))
+    counting = reading.count(listing.lower, listing.upper)
     if listing.page == "last":
         # Only this page must know the count before its rows can be asked for.
         [[counted]] = await snapshot.ask(counting)
@@ -385,26 +412,35 @@ async def _find_read(snapshot: Snapshot, listing: Listing, columns: str) -> Foun
     else:
         number = listing.page
     window = whole._replace(offset=(number - 1) * listing.page_size)
-    selecting = _selecting(listing, columns, window)
+    selecting = reading.select(columns, window, listing.page_size)
     if listing.page == "last":
-        [rows] = await snapshot.ask(selecting)
+        [rows] = await snapshot.ask(selecting, is_last=True)
     else:
-        [[counted], rows] = await snapshot.ask(counting, selecting)
+        [[counted], rows] = await snapshot.ask(counting, selecting, is_last=True)
     return Found(counted["count"], number, listing.page_size, rows)
 
 
 async def _find_by_words(snapshot: Snapshot, listing: Listing, columns: str) -> Found:
-    """A page of what a search finds: its ids, then, in the days that these name, the entries."""
-    found = await _find_read(snapshot, listing, "id, created_at")
-    if not found.rows:
-        return found
-    values = {"ids": [row["id"] for row in found.rows], "moments": [row["created_at"] for row in found.rows]}
-    selecting = f"""
-        select {columns} from audit.timeline
-        where created_at = any(%(moments)s) and id = any(%(ids)s)
-        order by created_at desc, id desc"""
-    [rows] = await snapshot.ask((selecting, values), is_last=True)
-    return replace(found, rows=rows)
+    """A page of what a search finds: searched for once, then, in the days that the page names, the entries."""
+    number, size = listing.page, listing.page_size
+    values = {**listing.filters, "lower": listing.lower, "upper": listing.upper, "size": size}
+    offset = "(select greatest(0, (count(*) - 1) / %(size)s) * %(size)s from hit)"
+    if number != "last":
+        offset, values["offset"] = "%(offset)s", (number - 1) * size
+    searching = f"""
+        with hit as materialized ({entries("id, created_at", listing.filters)}),
+        page as (select * from hit order by created_at desc, id desc limit %(size)s offset {offset})
+        select (select count(*) from hit) as count, array(select id from page) as ids,
+               array(select created_at from page) as moments"""
+    [[found]] = await snapshot.ask((searching, values))
+    count, rows = found["count"], []
+    if found["ids"]:
+        selecting = f"""
+            select {columns} from audit.timeline
+            where created_at = any(%(moments)s) and id = any(%(ids)s)
+            order by created_at desc, id desc"""
+        [rows] = await snapshot.ask((selecting, found), is_last=True)
+    return Found(count, max(1, -(-count // size)) if number == "last" else number, size, rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -427,14 +463,17 @@ async def find_step(database: Database, reader: Reader, listing: Listing, positi
         if are_counted(listing.filters):
             activity = await _activity(snapshot, replace(listing, lower=lower, upper=upper))
             until = counts.oldest_until(counts.stretches(lower, upper, activity), listing.page_size + 1)
+            indexed = activity.indexed
+        else:
+            indexed = await _indexed(snapshot, listing)
         columns = "entry.*" if "q" in listing.filters else "*"
+        whole, values = _whole_entries(columns, _Reading(listing.filters, indexed), lower, until, STEP)
         selecting = f"""
             select {_columns(listing.expand)}
-            from ({_whole_entries(columns, listing.filters)}) as entry
+            from ({whole}) as entry
             where (created_at, id) > (%(moment)s, %(id)s)
             order by created_at, id limit %(limit)s"""
-        bounds = {"lower": lower, "upper": until, "limit": listing.page_size + 1}
-        values = {**listing.filters, **position._asdict(), **bounds}
+        values = {**values, **position._asdict(), "limit": listing.page_size + 1}
         [rows] = await snapshot.ask((selecting, values), is_last=True)
     if len(rows) > listing.page_size:
         rows.pop()
@@ -529,7 +568,16 @@ async def _activity(snapshot: Snapshot, listing: Listing) -> counts.Activity:
     """What the counts hold of a list: its days, and the hours of the first and the last of them."""
     first, last = counts.day_of(listing.lower), counts.day_of(listing.upper)
     where = clauses(listing.filters)
-    if "performer_id" in listing.filters:
+    values = {**listing.filters, "first": first, "last": last}
+    if listing.filters.keys() == {"performer_id", "not_reading"}:
+        # Row by row: a workspace has many performers.
+        counted = f"""
+            select extract(epoch from starts_at)::bigint, entries from audit.activity_total
+            where part = '{{}}_actor' and starts_at = any(%({{}})s) and {OF_ACTOR_TOTAL}"""
+        days, hours = counted.format("day", "days"), counted.format("hour", "hours")
+        values["days"] = [first + number * counts.DAY for number in range(min((last - first).days + 1, LONGEST_LOG))]
+        values["hours"] = [day + number * counts.HOUR for day in {first, last} for number in range(24)]
+    elif "performer_id" in listing.filters:
         days = f"""
             select extract(epoch from day)::bigint, sum(entries)::bigint from audit.daily_activity
             where day between %(first)s::date and %(last)s::date and {OF_ACTOR} and {where} group by 1"""
@@ -544,13 +592,13 @@ async def _activity(snapshot: Snapshot, listing: Listing) -> counts.Activity:
             for day in ("first", "last")
         )
     selecting = f"""
-        select counted_until,
+        select counted_until, indexed_from,
                (select json_agg(json_build_array(start, entries)) from ({days}) as d (start, entries)) as days,
                (select json_agg(json_build_array(start, entries)) from ({hours}) as h (start, entries)) as hours
         from audit.reading_bounds()"""
-    values = {**listing.filters, "first": first, "last": last}
     [[row]] = await snapshot.ask((selecting, values))
-    return counts.Activity(row["counted_until"], _by_moment(row["days"]), _by_moment(row["hours"]))
+    days_and_hours = _by_moment(row["days"]), _by_moment(row["hours"])
+    return counts.Activity(row["counted_until"], *days_and_hours, _indexed_by(row))
 
 
 def _by_moment(pairs: msgspec.Raw | None) -> dict[datetime, int]:
@@ -558,13 +606,28 @@ def _by_moment(pairs: msgspec.Raw | None) -> dict[datetime, int]:
     return {datetime.fromtimestamp(start, UTC): entries for start, entries in found}
 
 
-def _counting(filters: Mapping[str, Any], found: Sequence[counts.Stretch]) -> Statement:
+def _counting(filters: Mapping[str, Any], found: Sequence[counts.Stretch], indexed: counts.Indexed | None) -> Statement:
     """The statement that counts the pieces that are left to count, in the order of the stretches."""
     values, counting = dict(filters), []
     for number, piece in enumerate(piece for each in found for piece in each.pieces):
-        values |= {f"lower_{number}": piece.lower, f"upper_{number}": piece.upper}
-        within = f"created_at >= %(lower_{number})s and created_at < %(upper_{number})s"
-        counting.append(f"(select count(*) from audit.timeline where {within} and {clauses(filters)})")
+        inside = indexed and indexed.within(piece.lower, piece.upper)
+        # All that the counts know, the index beside the open days has too, in fewer bytes.
+        parts = (
+            [("timeline", piece.lower, piece.upper)]
+            if inside is None
+            else [
+                ("timeline", piece.lower, inside.lower),
+                ("open_entry", inside.lower, inside.upper),
+                ("timeline", inside.upper, piece.upper),
+            ]
+        )
+        summed = []
+        for part, (source, lower, upper) in enumerate(parts):
+            if lower < upper:
+                names = f"lower_{number}_{part}", f"upper_{number}_{part}"
+                values |= zip(names, (lower, upper), strict=True)
+                summed.append(f"(select count(*) from audit.{source} where {within(*names)} and {clauses(filters)})")
+        counting.append(" + ".join(summed))
     return f"select array[{', '.join(counting)}]::bigint[] as counts", values
 
 
@@ -572,34 +635,62 @@ def _with_counts(found: Sequence[counts.Stretch], counted: Sequence[Row]) -> lis
     return counts.with_counts(found, counted[0]["counts"])
 
 
-def _selecting(listing: Listing, columns: str, window: counts.Window) -> Statement:
-    values = {**listing.filters, **window._asdict(), "limit": listing.page_size}
-    return select_statement(listing.filters, columns), values
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """Entries that meet filters, read by what upkeep has indexed where that helps."""
+
+    filters: Mapping[str, Any]
+    indexed: counts.Indexed | None
+
+    def select(self, columns: str, window: counts.Window, limit: int) -> Statement:
+        """The statement that selects the entries of a window, newest first."""
+        indexed, values = self.cut(window.lower, window.upper)
+        return select_statement(self.filters, columns, indexed), {**values, "offset": window.offset, "limit": limit}
+
+    def count(self, lower: datetime, upper: datetime) -> Statement:
+        """The statement that counts the entries between two moments."""
+        indexed, values = self.cut(lower, upper)
+        return count_statement(self.filters, indexed), values
+
+    def cut(self, lower: datetime, upper: datetime) -> tuple[counts.Indexed | None, dict[str, Any]]:
+        """What is indexed between two moments, and the values that statements name for it."""
+        values = {**self.filters, "lower": lower, "upper": upper}
+        inside = self.indexed.within(lower, upper) if self.indexed and are_indexed(self.filters) else None
+        if inside is None:
+            return None, values
+        return inside, {**values, "indexed_from": inside.lower, "indexed_until": inside.upper}
 
 
-def count_statement(filters: Mapping[str, Any]) -> str:
+def count_statement(filters: Mapping[str, Any], indexed: counts.Indexed | None = None) -> str:
     """The statement that counts the entries within `lower` and `upper`."""
-    return f"select count(*) as count from ({entries('1', filters)}) as entry"
+    return f"select count(*) as count from ({entries('1', filters, indexed, ALL)}) as entry"
 
 
-def select_statement(filters: Mapping[str, Any], columns: str = COLUMNS) -> str:
+def select_statement(filters: Mapping[str, Any], columns: str = COLUMNS, indexed: counts.Indexed | None = None) -> str:
     """The statement that selects entries within `lower` and `upper`, newest first: `limit` of them after `offset`."""
+    found = entries("*", filters, indexed, PAGE)
     return f"""
         select {columns}
-        from ({entries("*", filters)}
+        from ({found if indexed is None else f"select * from ({found}) as part"}
               order by created_at desc, id desc
               limit %(limit)s offset %(offset)s) as entry
         order by created_at desc, id desc"""
 
 
-def _whole_entries(columns: str, filters: Mapping[str, Any]) -> str:
+def _whole_entries(
+    columns: str, reading: _Reading, lower: datetime, upper: datetime, tail: Tail
+) -> tuple[str, dict[str, Any]]:
     """The SELECT of entries with any of their columns, also where a search finds them, which has some only."""
-    if "q" not in filters:
-        return entries(columns, filters)
-    return f"""
-        select {columns} from ({entries("id as hit_id, created_at as hit_moment", filters)}) as hit
+    indexed, values = reading.cut(lower, upper)
+    if "q" not in reading.filters:
+        return entries(columns, reading.filters, indexed, tail), values
+    return (
+        f"""
+        select {columns} from ({entries("id as hit_id, created_at as hit_moment", reading.filters)}) as hit
         cross join lateral (
-            select * from audit.timeline t where t.created_at = hit.hit_moment and t.id = hit.hit_id) as entry"""
+            select * from audit.timeline t where t.created_at = hit.hit_moment and t.id = hit.hit_id) as entry""",
+        values,
+    )
 
 
 async def find_changes(

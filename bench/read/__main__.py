@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--large", type=int, default=20_000_000, metavar="N", help="entries of the large (20000000)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds in which all take turns (5)")
     parser.add_argument("--seconds", type=float, default=0.4, help="each request's turn in a round, in seconds (0.4)")
+    parser.add_argument("--questions", nargs="+", metavar="TEXT", help="of the requests those whose names hold a text")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="keep the logs there, and use those that are there")
     parser.add_argument("--as-it-is", action="store_true", help="use logs that were made with another version of sql/")
     parser.add_argument("--keep", action="store_true", help="keep the logs where no folder was given, too")
@@ -68,7 +69,7 @@ def main() -> None:
         print(f"\nPostgreSQL {logs[0].cluster.server.version}, {options.rounds} rounds\n", flush=True)
         if "requests" in options.only:
             print("## Requests: p50 / p99 in ms by clients; partitions that the plans name / read\n", flush=True)
-            asyncio.run(measure_requests(logs, apps, options.rounds, options.seconds))
+            asyncio.run(measure_requests(logs, apps, options.rounds, options.seconds, options.questions or [""]))
         if "floor" in options.only:
             print("\n## The first page against its floor\n", flush=True)
             asyncio.run(floor.compare(logs, apps, options.rounds))
@@ -86,20 +87,22 @@ def new_key(log: Log) -> str:
         return keys.create_key(connection, LARGEST, "bench", "admin")
 
 
-async def measure_requests(logs: list[Log], apps: list[App], rounds: int, turn: float) -> None:
-    """Print how long each request takes, and which partitions it touches."""
+async def measure_requests(logs: list[Log], apps: list[App], rounds: int, turn: float, wanted: list[str]) -> None:
+    """Print how long each request takes that is wanted, which partitions it touches, and what was asked less often."""
     smallest = min(log.entries for log in logs)
-    targets = [
-        Target(f"{log.entries:,}", log, app, await questions(app, log.entries, smallest, log.planted))
-        for log, app in zip(logs, apps, strict=True)
-    ]
+    targets = []
+    for log, app in zip(logs, apps, strict=True):
+        every = await questions(app, log.entries, smallest, log.planted)
+        chosen = {name: path for name, path in every.items() if any(text in name for text in wanted)}
+        targets.append(Target(f"{log.entries:,}", log, app, chosen))
     touched = {
         (question, target.name): found
         for target in targets
         for question, found in (await plans.touched(target.log.reader_url, target.app.key, target.questions)).items()
     }
-    measured = await measure.measure(targets, rounds, turn)
+    measured, caps = await measure.measure(targets, rounds, turn)
     measure.print_table(targets, measured, touched)
+    print("\nAsked for less often:", *(list(caps.sentences()) or ["nothing"]), sep="\n- ", flush=True)
 
 
 if __name__ == "__main__":

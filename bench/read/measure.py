@@ -6,7 +6,7 @@ It must not assert anything.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from statistics import median
@@ -17,8 +17,10 @@ from .questions import Questions
 from .serving import Answer, App, ask_for, ask_once
 
 CLIENTS = (1, 16)
-# An answer that took longer in the first round is asked for once a round by one client, and by many in the first only.
+# An answer that took longer is asked for once a round by one client, and by many in the first only.
 SLOW = 1.0
+# One that took even longer is asked for once in all by one client; many would only wait for the time-out.
+VERY_SLOW = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +61,47 @@ class Times:
 Measured = dict[tuple[str, int, str], Times]
 
 
-async def measure(targets: Sequence[Target], rounds: int, turn: float) -> Measured:
+@dataclass(slots=True)
+class Caps:
+    """The requests, as (question, log), that were asked for less often than the others, so that a run ends."""
+
+    slow: set[tuple[str, str]] = field(default_factory=set)
+    very_slow: set[tuple[str, str]] = field(default_factory=set)
+
+    def note(self, question: str, log: str, seconds: float) -> None:
+        """Note how long an answer took."""
+        if seconds > VERY_SLOW:
+            self.very_slow.add((question, log))
+        elif seconds > SLOW:
+            self.slow.add((question, log))
+
+    def allow(self, question: str, log: str, clients: int, number: int) -> bool:
+        """Whether so many clients ask in the round of this number, the first being 0."""
+        if (question, log) in self.very_slow:
+            return clients == 1 and number == 0
+        return (question, log) not in self.slow or clients == 1 or number == 0
+
+    def sentences(self) -> Iterator[str]:
+        """What was asked for less often, and how often."""
+        for caps, sentence in (
+            (self.slow, f"over {SLOW:g} s: once a round by one client, by {CLIENTS[-1]} in the first round only"),
+            (self.very_slow, f"over {VERY_SLOW:g} s: once in all, by one client"),
+        ):
+            for question, log in sorted(caps):
+                yield f"{question}, in {log} entries: {sentence}"
+
+
+async def measure(targets: Sequence[Target], rounds: int, turn: float) -> tuple[Measured, Caps]:
     """The times of each (request, number of clients, log); each is asked for `turn` seconds in a round."""
     measured: Measured = defaultdict(Times)
-    slow: set[tuple[str, str]] = set()
+    caps = Caps()
     for target in targets:
         for question, asked in target.questions.items():
             if asked is not None:
-                count = (await ask_once(target.app, asked)).json().get("count")
+                answer = await ask_once(target.app, asked)
+                count = answer.json().get("count")
                 measured[question, 1, target.name].found = "-" if count is None else f"{count:,}"
+                caps.note(question, target.name, answer.seconds)
     for number in range(rounds):
         # Who is first in one round is last in the next.
         turns = list(targets) if number % 2 == 0 else list(reversed(targets))
@@ -75,15 +109,14 @@ async def measure(targets: Sequence[Target], rounds: int, turn: float) -> Measur
             for clients in CLIENTS:
                 for target in turns:
                     path = target.questions[question]
-                    key = (question, clients, target.name)
-                    is_slow = (question, target.name) in slow
-                    if path is None or (is_slow and clients > 1 and number > 0):
+                    if path is None or not caps.allow(question, target.name, clients, number):
                         continue
-                    answers = await ask_for(target.app, path, clients, 0 if is_slow else turn)
-                    measured[key].add(answers)
-                    if clients == 1 and measured[key].p50[-1] > SLOW * 1000:
-                        slow.add((question, target.name))
-    return measured
+                    is_capped = (question, target.name) in caps.slow | caps.very_slow
+                    answers = await ask_for(target.app, path, clients, 0 if is_capped else turn)
+                    measured[question, clients, target.name].add(answers)
+                    if clients == 1:
+                        caps.note(question, target.name, median(answer.seconds for answer in answers))
+    return measured, caps
 
 
 def print_table(targets: Sequence[Target], measured: Measured, plans: dict[tuple[str, str], Touched | None]) -> None:

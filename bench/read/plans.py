@@ -7,6 +7,7 @@ own statistics, in which functions that the statements call count too. It must n
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter
 from typing import Any, NamedTuple
 
@@ -16,6 +17,8 @@ from ..servers import Connection
 from .questions import Questions
 from .recording import BEGINNING, Transaction, get, recorded, running
 
+# Seconds: what takes longer is not asked again to be explained.
+LONGEST = 5.0
 _PARTITION = re.compile(r"(entry|change)_(\d{8}|beyond)")
 _SCANS = "select relname, coalesce(seq_scan, 0) + coalesce(idx_scan, 0) from pg_stat_xact_user_tables"
 
@@ -39,7 +42,11 @@ async def touched(url: str, key: str, questions: Questions) -> dict[str, Touched
                 found[question] = None
                 continue
             # The first time the app may note that somebody reads.
+            begun = time.perf_counter()
             await get(app, path, key)
+            if time.perf_counter() - begun > LONGEST:
+                found[question] = None
+                continue
             with recorded() as transactions:
                 await get(app, path, key)
             found[question] = touched_by(url, transactions)

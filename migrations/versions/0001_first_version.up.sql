@@ -653,6 +653,7 @@ create table audit.watermark (
     next_moment timestamptz,
     noted xid8,
     counted_until timestamptz,
+    indexed_from timestamptz,
     constraint watermark_has_one_row primary key (only_row),
     constraint only_row_is_true check (only_row)
 );
@@ -666,6 +667,8 @@ comment on column audit.watermark.noted is
     'A transaction id taken after the floor was seen by everybody: when all older transactions have ended, next_moment is final. Null: not taken yet.';
 comment on column audit.watermark.counted_until is
     'The counts of audit.daily_activity hold every entry below this moment and none from it on. Null: nothing is counted yet.';
+comment on column audit.watermark.indexed_from is
+    'audit.open_entry holds every entry of a workspace from this moment up to counted_until. Null: none.';
 
 create function audit.raise_floor(moment timestamptz)
     returns timestamptz
@@ -755,6 +758,118 @@ end;
 comment on function audit.watermark_holder() is
     'Who holds the watermark back: process, prepared (name of a prepared transaction), user, database, application of the oldest transaction. Null: nobody.';
 
+-- An index of the days that are not closed, beside them: upkeep makes it of what is final, so that reading is fast and writers,
+-- whose days carry two indexes, pay nothing. Whatever stands in these tables stands in the log too.
+
+set search_path = pg_catalog, pg_temp;
+
+create table audit.open_entry (
+    workspace_id text collate "C" not null,
+    created_at timestamptz not null,
+    id uuid not null,
+    event text collate "C" not null,
+    resource_type text collate "C" not null,
+    actor_id text collate "C" not null,
+    request_id text collate "C",
+    constraint open_entry_is_indexed_once primary key (workspace_id, created_at, id)
+);
+create index open_entry_by_event on audit.open_entry (workspace_id, event, created_at, id);
+create index open_entry_by_type on audit.open_entry (workspace_id, resource_type, created_at, id);
+create index open_entry_by_actor on audit.open_entry (workspace_id, actor_id, created_at, id);
+create index open_entry_by_request on audit.open_entry (request_id, created_at, id) where request_id is not null;
+comment on table audit.open_entry is
+    'The entries of workspaces from audit.watermark.indexed_from up to counted_until, by what lists ask for. Below indexed_from days are closed, or soon will be. Written by audit.advance_counts() and audit.close_day().';
+comment on column audit.open_entry.workspace_id is 'The entry''s workspace. Never null.';
+comment on column audit.open_entry.created_at is 'The entry''s created_at. Never null.';
+comment on column audit.open_entry.id is 'The entry. Never null.';
+comment on column audit.open_entry.event is 'Its event. Never null.';
+comment on column audit.open_entry.resource_type is 'Its kind of resource. Never null.';
+comment on column audit.open_entry.actor_id is 'Its actor. Never null.';
+comment on column audit.open_entry.request_id is 'Its request. Null: not named.';
+
+create table audit.open_words (
+    workspace_id text collate "C" not null,
+    created_at timestamptz not null,
+    id uuid not null,
+    words tsvector
+);
+create index open_words_by_word on audit.open_words using gin (words) with (gin_pending_list_limit = 65536);
+create index open_words_left_out on audit.open_words (workspace_id, created_at) where words is null;
+comment on table audit.open_words is
+    'The words of the entries in audit.open_entry, as audit.entry_words gives them: a row for each entry, and one for each changed row of a bulk entry. Read by audit.search() only.';
+comment on column audit.open_words.workspace_id is 'The entry''s workspace. Never null.';
+comment on column audit.open_words.created_at is 'The entry''s created_at. Never null.';
+comment on column audit.open_words.id is 'The entry that is found by these words. Never null.';
+comment on column audit.open_words.words is
+    'The words. Null: the changed rows of this bulk entry are too many to be indexed here, a search reads them.';
+
+create function audit.forget_indexed(until timestamptz)
+    returns void
+    language sql
+    volatile
+    security definer
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    -- At once: whoever reads by an older border has the older snapshot too.
+    delete from audit.open_entry e where e.created_at < until;
+    delete from audit.open_words w where w.created_at < until;
+    update audit.watermark set indexed_from = until;
+end;
+comment on function audit.forget_indexed(timestamptz) is
+    'Takes what lies below a moment out of the index of the open days, and notes that nothing there is in it.';
+
+create function audit.index_stretch(indexed_from timestamptz, indexed_to timestamptz)
+    returns void
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+    set plan_cache_mode = 'force_custom_plan'
+    -- How many changed rows there are no estimate tells.
+    set enable_nestloop = off
+as $function$
+declare
+    -- So many take a second or less; a longer stretch takes longer in any case.
+    most_rows constant bigint := 20000 * ceil(extract(epoch from indexed_to - indexed_from) / 3600);
+    day constant date := audit.utc_day(indexed_from);
+begin
+    execute format($sql$
+        with read as materialized (
+            select f.* from (%s) f where f.workspace_id is not null
+        ), kept as (
+            insert into audit.open_entry (workspace_id, created_at, id, event, resource_type, actor_id, request_id)
+            select workspace_id, created_at, id, event, resource_type, actor_id, request_id from read
+        ), bulk as materialized (
+            -- The smaller entries come first; the rest waits until the day is closed.
+            select workspace_id, created_at, id, sum(row_count) over (order by row_count, id) <= $5 as is_indexed
+            from read where row_count > 1 and operation <> 'TRUNCATE'
+        ), chosen as materialized (
+            select created_at, id from bulk where is_indexed
+        )
+        insert into audit.open_words (workspace_id, created_at, id, words)
+        select workspace_id, created_at, id, audit.entry_words(resource_name, actor_name, before, after) from read
+        union all
+        select workspace_id, created_at, id, null from bulk where not is_indexed
+        union all
+        select c.workspace_id, c.created_at, c.entry_id, audit.entry_words(c.resource_name, null, c.before, c.after)
+        from audit.change c
+        where (select true from chosen limit 1)
+          and c.created_at >= $1 and c.created_at < $2 and c.workspace_id is not null
+          and c.entry_id >= (select x.id from chosen x order by x.id limit 1)
+          and c.entry_id <= (select x.id from chosen x order by x.id desc limit 1)
+          and (c.entry_id, c.created_at) in (select x.id, x.created_at from chosen x)
+        $sql$, audit.stretch_sql(false))
+    using indexed_from, indexed_to, audit.day_start(day), audit.day_start(day + 1), most_rows;
+    -- Sorted in at once; else a search would look through what was added one by one, until a vacuum comes by.
+    perform gin_clean_pending_list('audit.open_words_by_word'::regclass);
+exception
+    when program_limit_exceeded then
+        -- A value is longer than an index holds: of these entries each is read.
+        perform audit.forget_indexed(indexed_to);
+end
+$function$;
+comment on function audit.index_stretch(timestamptz, timestamptz) is
+    'Puts the entries of a stretch of one UTC day, all of them final, into the index of the open days. A value that no index can hold leaves all of it up to there out.';
+
 -- Counts of the log, up to the watermark: a list knows how many entries it has without counting them.
 
 set search_path = pg_catalog, pg_temp;
@@ -803,7 +918,7 @@ create table audit.activity_total (
 );
 create index activity_total_by_workspace on audit.activity_total (workspace_id, part, starts_at);
 comment on table audit.activity_total is
-    'audit.daily_activity added up for reading: each day by event and resource type, each day by actor, and the same for the hours of closed days that hold many entries. audit.daily_activity is the table to query by hand.';
+    'audit.daily_activity added up for reading: each day by event and resource type, each day by actor, and the same for the hours of closed days that hold many entries and of days that were counted piece by piece. audit.daily_activity is the table to query by hand.';
 comment on column audit.activity_total.workspace_id is 'The workspace. Null: system-wide.';
 comment on column audit.activity_total.part is 'day, hour: by event and resource type. day_actor, hour_actor: by actor, without the entries that reading leaves (log_*). Never null.';
 comment on column audit.activity_total.starts_at is 'First instant of the UTC day or hour. Never null.';
@@ -822,6 +937,39 @@ create function audit.activity_digest(parts text[])
 return sha256(convert_to(to_json(parts)::text, 'UTF8'));
 comment on function audit.activity_digest(text[]) is 'The digest of what a row of the counts counts.';
 
+create function audit.stretch_sql(is_whole_day boolean)
+    returns text
+    language sql
+    immutable
+    parallel safe
+-- A whole day is read through. A part of one by the index of each workspace: no index has the moment alone, which
+-- writers would pay for.
+return case when is_whole_day
+    then 'select e.* from audit.entry e where e.created_at >= $1 and e.created_at < $2'
+    else $sql$
+        with recursive workspace(id) as (
+            (select e.workspace_id from audit.entry e
+             where e.created_at >= $3 and e.created_at < $4 and e.workspace_id is not null
+             order by e.workspace_id limit 1)
+            union all
+            select (select e.workspace_id from audit.entry e
+                    where e.created_at >= $3 and e.created_at < $4 and e.workspace_id > w.id
+                    order by e.workspace_id limit 1)
+            from workspace w
+            where w.id is not null
+        )
+        select e.* from workspace w
+        -- OFFSET 0: whatever joins are allowed or cheap, by its index.
+        cross join lateral (select * from audit.entry e
+                            where e.workspace_id = w.id and e.created_at >= $1 and e.created_at < $2 offset 0) e
+        where w.id is not null
+        union all
+        select e.* from audit.entry e
+        where e.workspace_id is null and e.created_at >= $1 and e.created_at < $2
+        $sql$ end;
+comment on function audit.stretch_sql(boolean) is
+    'A query for the entries from $1 up to $2, a whole UTC day or a part of the day that begins at $3 and ends at $4.';
+
 create function audit.advance_counts(at_least interval default '0')
     returns timestamptz
     language plpgsql
@@ -836,7 +984,7 @@ declare
     day date;
     next_day timestamptz;
     counted_to timestamptz;
-    workspaces text;
+    is_whole_day boolean;
 begin
     select * into state from audit.watermark for update;
     counted_from := coalesce(state.counted_until, (
@@ -850,42 +998,19 @@ begin
         return state.counted_until;
     end if;
 
-    -- A whole day is read through. A part of one by the index of each workspace: no index has the moment alone, which
-    -- writers would pay for.
-    workspaces := case when counted_from = audit.day_start(day) and counted_to = next_day
-        then 'select e.* from audit.entry e where e.created_at >= $1 and e.created_at < $2'
-        else $sql$
-            with recursive workspace(id) as (
-                (select e.workspace_id from audit.entry e
-                 where e.created_at >= $3 and e.created_at < $4 and e.workspace_id is not null
-                 order by e.workspace_id limit 1)
-                union all
-                select (select e.workspace_id from audit.entry e
-                        where e.created_at >= $3 and e.created_at < $4 and e.workspace_id > w.id
-                        order by e.workspace_id limit 1)
-                from workspace w
-                where w.id is not null
-            )
-            select e.* from workspace w
-            cross join lateral (select * from audit.entry e
-                                where e.workspace_id = w.id and e.created_at >= $1 and e.created_at < $2) e
-            where w.id is not null
-            union all
-            select e.* from audit.entry e
-            where e.workspace_id is null and e.created_at >= $1 and e.created_at < $2
-            $sql$ end;
+    is_whole_day := counted_from = audit.day_start(day) and counted_to = next_day;
     execute format($sql$
         with found as (
-            select f.workspace_id, f.event, f.resource_type, f.actor_type, f.actor_id,
-                   max(f.actor_name) as actor_name, count(*) as entries, sum(f.row_count) as changed_rows
-            from (%s) f
-            group by 1, 2, 3, 4, 5
+            select f.workspace_id, case when not $5 then date_trunc('hour', f.created_at, 'UTC') end as hour, f.event, f.resource_type, f.actor_type,
+                   f.actor_id, max(f.actor_name) as actor_name, count(*) as entries, sum(f.row_count) as changed_rows
+            from (%1$s) f
+            group by 1, 2, 3, 4, 5, 6
         ), by_actor as (
             insert into audit.daily_activity as a
                 (workspace_id, day, event, resource_type, actor_type, actor_id, actor_name, entries, changed_rows, digest)
-            select workspace_id, %L, event, resource_type, actor_type, actor_id, actor_name, entries, changed_rows,
+            select workspace_id, %2$L, event, resource_type, actor_type, actor_id, max(actor_name), sum(entries), sum(changed_rows),
                    audit.activity_digest(array[workspace_id, event, resource_type, actor_type, actor_id])
-            from found
+            from found group by workspace_id, event, resource_type, actor_type, actor_id
             on conflict on constraint activity_is_counted_once do update
             set entries = a.entries + excluded.entries, changed_rows = a.changed_rows + excluded.changed_rows,
                 actor_name = excluded.actor_name
@@ -899,16 +1024,33 @@ begin
         select workspace_id, 'day_actor', $3, null, null, actor_id, max(actor_name), sum(entries),
                audit.activity_digest(array[workspace_id, actor_id])
         from found where event not like 'log\_%%' group by workspace_id, actor_id
+        -- The hours of a day that is read through are counted when it is closed.
+        union all
+        select workspace_id, 'hour', hour, event, resource_type, null, null, sum(entries),
+               audit.activity_digest(array[workspace_id, event, resource_type])
+        from found where hour is not null group by workspace_id, hour, event, resource_type
+        union all
+        select workspace_id, 'hour_actor', hour, null, null, actor_id, max(actor_name), sum(entries),
+               audit.activity_digest(array[workspace_id, actor_id])
+        from found where hour is not null and event not like 'log\_%%' group by workspace_id, hour, actor_id
         on conflict on constraint total_is_counted_once do update
         set entries = t.entries + excluded.entries, actor_name = excluded.actor_name
-        $sql$, workspaces, day)
-    using counted_from, counted_to, audit.day_start(day), next_day;
-    update audit.watermark w set counted_until = counted_to;
+        $sql$, audit.stretch_sql(is_whole_day), day)
+    using counted_from, counted_to, audit.day_start(day), next_day, is_whole_day;
+    -- One border for both: what is counted on an open day is indexed, unless indexed_from says otherwise.
+    update audit.watermark w
+    set counted_until = counted_to, indexed_from = coalesce(state.indexed_from, counted_from);
+    if counted_to = next_day and counted_to - counted_from > interval '1 hour' then
+        -- This day is closed next, and gets indexes of its own.
+        perform audit.forget_indexed(counted_to);
+    else
+        perform audit.index_stretch(counted_from, counted_to);
+    end if;
     return counted_to;
 end
 $function$;
 comment on function audit.advance_counts(interval) is
-    'Counts the entries from where the counts end to the watermark, at most to the end of that UTC day, unless it is less than at_least and the day goes on. Call it until it returns the watermark. Returns where the counts end.';
+    'Counts and indexes the entries from where the counts end to the watermark, at most to the end of that UTC day, unless it is less than at_least and the day goes on. Call it until it returns the watermark. Returns where the counts end.';
 
 create function audit.recount()
     returns void
@@ -919,19 +1061,21 @@ create function audit.recount()
 begin atomic
     delete from audit.daily_activity;
     delete from audit.activity_total;
-    update audit.watermark set counted_until = null;
+    delete from audit.open_entry;
+    delete from audit.open_words;
+    update audit.watermark set counted_until = null, indexed_from = null;
 end;
 comment on function audit.recount() is
-    'Forgets all counts; upkeep counts anew, reading goes on, more slowly. For a log whose entries were altered by a superuser.';
+    'Forgets all counts and the index of the open days; upkeep makes them anew, reading goes on, more slowly. For a log whose entries were altered by a superuser.';
 
 create function audit.reading_bounds()
-    returns table (watermark timestamptz, counted_until timestamptz, oldest timestamptz, horizon timestamptz)
+    returns table (watermark timestamptz, counted_until timestamptz, indexed_from timestamptz, oldest timestamptz, horizon timestamptz)
     language sql
     stable
     security definer
     set search_path = pg_catalog, pg_temp
 begin atomic
-    select w.moment, w.counted_until, audit.day_start(u.oldest_day),
+    select w.moment, w.counted_until, w.indexed_from, audit.day_start(u.oldest_day),
            greatest(clock_timestamp(), timestamptz '1970-01-01 00:00:00+00' + f.last_value * interval '1 microsecond')
                + interval '1 day'
     from audit.upkeep u
@@ -939,7 +1083,7 @@ begin atomic
     left join audit.watermark w on true;
 end;
 comment on function audit.reading_bounds() is
-    'Between which moments readers read: the watermark, where the counts end, the first instant that retention keeps (null: upkeep has not said yet), and one that no entry reaches unless a clock was more than a day ahead while upkeep did not run: the days made ahead need not be read.';
+    'Between which moments readers read: the watermark, where the counts end, from where up to there audit.open_entry holds all, the first instant that retention keeps (null: upkeep has not said yet), and one that no entry reaches unless a clock was more than a day ahead while upkeep did not run: the days made ahead need not be read.';
 
 -- Closing: a day below the watermark, whose counts are complete, gets the indexes that reading wants and writers need not pay for.
 
@@ -1038,6 +1182,9 @@ begin
         end;
     end loop;
 
+    -- Where the day was counted piece by piece its hours stand already.
+    delete from audit.activity_total t
+    where t.part in ('hour', 'hour_actor') and t.starts_at >= day.lower_bound and t.starts_at < day.upper_bound;
     insert into audit.activity_total as t
         (workspace_id, part, starts_at, event, resource_type, actor_id, actor_name, entries, digest)
     with found as (
@@ -1059,10 +1206,12 @@ begin
     union all
     select workspace_id, 'hour_actor', starts_at, null, null, actor_id, max(actor_name), sum(entries),
            audit.activity_digest(array[workspace_id, actor_id])
-    from found where event not like 'log\_%' group by workspace_id, starts_at, actor_id
-    on conflict on constraint total_is_counted_once do update set entries = excluded.entries;
+    from found where event not like 'log\_%' group by workspace_id, starts_at, actor_id;
 
     insert into audit.closed_day (day_name, closed_at, lacks) values (day.partition_name, clock_timestamp(), lacks);
+    if exists (select from audit.watermark w where w.indexed_from < day.upper_bound) then
+        perform audit.forget_indexed(day.upper_bound);
+    end if;
     return 'closed';
 end
 $function$;
@@ -4787,8 +4936,8 @@ $function$;
 comment on function audit.note_denied_write(audit.reader, text, text) is
     'Records that somebody tried to write through the REST app: the first of a UTC day for each reader, and the first of whoever is not known (no id, no workspace: seen by DBAs). Returns whether it was that.';
 
--- Search by words: in the names of an entry and its changed values. On closed days an index answers, on the days since the
--- entries are read.
+-- Search by words: in the names of an entry and its changed values. Indexes answer, on closed days their
+-- own, on open days the one that upkeep keeps beside them; what has neither yet is read.
 
 set search_path = pg_catalog, pg_temp;
 
@@ -4837,27 +4986,75 @@ declare
     -- Never an argument: what a reader may see is his transaction's alone.
     workspace constant text := current_setting('audit.reader_workspace', true);
     query constant tsquery := plainto_tsquery('pg_catalog.simple', words);
+    indexed_from timestamptz;
+    indexed_until timestamptz;
+    stretch record;
     ids uuid[];
-    moments timestamptz[];
 begin
-    return query
-    select e.id, e.created_at, e.event, e.resource_type, e.resource_id, e.resource_name, e.actor_id, e.actor_name,
-           e.request_id, e.row_count
-    from audit.entry e
-    where e.workspace_id = workspace and e.created_at >= since and e.created_at < until
-      and audit.entry_words(e.resource_name, e.actor_name, e.before, e.after) @@ query;
+    select greatest(since, b.indexed_from), least(until, b.counted_until) into indexed_from, indexed_until
+    from audit.reading_bounds() b
+    where b.indexed_from < least(until, b.counted_until) and since < b.counted_until;
 
-    select array_agg(distinct c.entry_id), array_agg(distinct c.created_at) into ids, moments
-    from audit.change c
-    where c.workspace_id = workspace and c.created_at >= since and c.created_at < until
-      and audit.entry_words(c.resource_name, null, c.before, c.after) @@ query;
-    -- Their moments name the days of these entries; those that hold the words themselves were returned already.
+    -- Before and after what upkeep has indexed beside the open days; all, where it has indexed nothing.
+    for stretch in
+        select * from (values (since, coalesce(indexed_from, until), false), (coalesce(indexed_until, until), until, true))
+                      s (lower, upper, is_recent)
+        where s.lower < s.upper
+    loop
+        return query
+        with touched as materialized (
+            select distinct c.created_at, c.entry_id
+            from audit.change c
+            where c.workspace_id = workspace and c.created_at >= stretch.lower and c.created_at < stretch.upper
+              -- No index tells the recent ones from the others of an open day: they are looked for only where there are any.
+              and (not stretch.is_recent or exists (
+                  select from audit.entry e
+                  where e.workspace_id = workspace and e.created_at >= stretch.lower and e.created_at < stretch.upper
+                    and e.row_count > 1))
+              and audit.entry_words(c.resource_name, null, c.before, c.after) @@ query
+        )
+        select e.id, e.created_at, e.event, e.resource_type, e.resource_id, e.resource_name, e.actor_id, e.actor_name,
+               e.request_id, e.row_count
+        from audit.entry e
+        where e.workspace_id = workspace and e.created_at >= stretch.lower and e.created_at < stretch.upper
+          and audit.entry_words(e.resource_name, e.actor_name, e.before, e.after) @@ query
+        union all
+        -- OFFSET 0: one by one, each in the day that its moment names. Those that hold the words themselves are found above.
+        select found.*
+        from touched
+        cross join lateral (
+            select e.id, e.created_at, e.event, e.resource_type, e.resource_id, e.resource_name, e.actor_id, e.actor_name,
+                   e.request_id, e.row_count
+            from audit.entry e
+            where e.workspace_id = workspace and e.created_at >= stretch.lower and e.created_at < stretch.upper
+              and e.created_at = touched.created_at and e.id = touched.entry_id
+              and not audit.entry_words(e.resource_name, e.actor_name, e.before, e.after) @@ query
+            offset 0) found;
+    end loop;
+
+    if indexed_from is null then
+        return;
+    end if;
+    select array_agg(w.id) into ids
+    from audit.open_words w
+    where w.workspace_id = workspace and w.created_at >= indexed_from and w.created_at < indexed_until and w.words is null;
     return query
     select e.id, e.created_at, e.event, e.resource_type, e.resource_id, e.resource_name, e.actor_id, e.actor_name,
            e.request_id, e.row_count
-    from audit.entry e
-    where ids is not null and e.workspace_id = workspace and e.created_at = any(moments) and e.id = any(ids)
-      and not audit.entry_words(e.resource_name, e.actor_name, e.before, e.after) @@ query;
+    from (
+        select w.created_at, w.id
+        from audit.open_words w
+        where w.workspace_id = workspace and w.created_at >= indexed_from and w.created_at < indexed_until
+          and w.words @@ query
+        union
+        select c.created_at, c.entry_id
+        from audit.change c
+        where ids is not null and c.workspace_id = workspace and c.entry_id = any(ids)
+          and c.created_at >= indexed_from and c.created_at < indexed_until
+          and audit.entry_words(c.resource_name, null, c.before, c.after) @@ query
+    ) hit
+    join audit.entry e on e.created_at = hit.created_at and e.id = hit.id
+    where e.workspace_id = workspace and e.created_at >= indexed_from and e.created_at < indexed_until;
 end
 $function$;
 comment on function audit.search(text, timestamptz, timestamptz) is
@@ -5989,6 +6186,8 @@ alter table audit.entry enable row level security;
 alter table audit.change enable row level security;
 alter table audit.daily_activity enable row level security;
 alter table audit.activity_total enable row level security;
+alter table audit.open_entry enable row level security;
+alter table audit.open_words enable row level security;
 create policy reader_sees_own_workspace on audit.entry for select to audit_reader
     using (workspace_id = (select current_setting('audit.reader_workspace', true)));
 create policy reader_sees_own_workspace on audit.change for select to audit_reader
@@ -5997,10 +6196,14 @@ create policy reader_sees_own_workspace on audit.daily_activity for select to au
     using (workspace_id = (select current_setting('audit.reader_workspace', true)));
 create policy reader_sees_own_workspace on audit.activity_total for select to audit_reader
     using (workspace_id = (select current_setting('audit.reader_workspace', true)));
+create policy reader_sees_own_workspace on audit.open_entry for select to audit_reader
+    using (workspace_id = (select current_setting('audit.reader_workspace', true)));
 create policy dba_sees_everything on audit.entry for select to audit_dba using (true);
 create policy dba_sees_everything on audit.change for select to audit_dba using (true);
 create policy dba_sees_everything on audit.daily_activity for select to audit_dba using (true);
 create policy dba_sees_everything on audit.activity_total for select to audit_dba using (true);
+create policy dba_sees_everything on audit.open_entry for select to audit_dba using (true);
+create policy dba_sees_everything on audit.open_words for select to audit_dba using (true);
 create policy capture_inserts on audit.entry for insert to audit_capture with check (true);
 create policy capture_inserts on audit.change for insert to audit_capture with check (true);
 
@@ -6038,14 +6241,15 @@ grant usage on type audit.lookup to audit_writer;
 
 -- audit_reader: the REST app, in the workspace named in its transaction.
 grant usage on schema audit to audit_reader;
-grant select on audit.entry, audit.change, audit.timeline, audit.timeline_change, audit.daily_activity, audit.activity_total
+grant select on audit.entry, audit.change, audit.timeline, audit.timeline_change, audit.daily_activity, audit.activity_total,
+    audit.open_entry
     to audit_reader;
 grant execute on function
     audit.find_key(text, bytea), audit.find_session(text, bytea), audit.open_session(text, bytea, text, bytea),
     audit.close_session(text, bytea), audit.reading_is_noted(text, text), audit.note_reading(audit.reader),
     audit.note_export(audit.reader, jsonb, bigint), audit.note_denied_write(audit.reader, text, text),
     audit.retention_days(), audit.upkeep_is_late(), audit.entry_moment(uuid), audit.reading_bounds(),
-    audit.search(text, timestamptz, timestamptz)
+    audit.activity_digest(text[]), audit.search(text, timestamptz, timestamptz)
     to audit_reader;
 grant usage on type audit.reader, audit.search_hit to audit_reader;
 
@@ -6053,7 +6257,7 @@ grant usage on type audit.reader, audit.search_hit to audit_reader;
 grant usage on schema audit to audit_dba;
 grant select on audit.entry, audit.change, audit.timeline, audit.timeline_change, audit.day_partition,
     audit.tracked_table, audit.rewritten_table, audit.upkeep, audit.day_hold, audit.reading, audit.schema_version, audit.floor,
-    audit.watermark, audit.daily_activity, audit.activity_total, audit.closed_day to audit_dba;
+    audit.watermark, audit.daily_activity, audit.activity_total, audit.closed_day, audit.open_entry, audit.open_words to audit_dba;
 grant select (prefix, workspace_id, name, role, created_at, expires_at, lifetime, revoked_at) on audit.api_key to audit_dba;
 grant select (prefix, key_prefix, opened_at, ends_at) on audit.page_session to audit_dba;
 grant execute on function
@@ -6096,7 +6300,8 @@ begin
         -- Not schema_version, which the script fills.
         -- Not the page's sessions: a parallel restore may bring them before their keys. Who was signed in signs in again.
         foreach member in array array['audit.upkeep', 'audit.day_hold', 'audit.tracked_table', 'audit.api_key', 'audit.reading', 'audit.floor',
-                                          'audit.watermark', 'audit.daily_activity', 'audit.activity_total', 'audit.closed_day'] loop
+                                          'audit.watermark', 'audit.daily_activity', 'audit.activity_total', 'audit.closed_day',
+                                          'audit.open_entry', 'audit.open_words'] loop
             perform pg_catalog.pg_extension_config_dump(member::regclass, '');
         end loop;
         perform pg_catalog.pg_extension_config_dump(pg_get_serial_sequence('audit.tracked_table', 'id')::regclass, '');
