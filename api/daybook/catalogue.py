@@ -9,6 +9,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 # What an event did. `{resource}` and `{subject}`, the other party, name what it is about; `{level}` is what a
@@ -152,6 +153,7 @@ class Catalogue:
         return self.labels.get(event) or event.replace("_", " ").capitalize()
 
 
+@lru_cache(maxsize=4096)
 def type_of(event: str) -> str:
     """The log type that an event belongs to."""
     return next((name for name, kind in LOG_TYPES.items() if kind.holds(event)), OTHER)

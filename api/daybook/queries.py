@@ -545,6 +545,15 @@ def _facets_statement(filters: Mapping[str, Any], found: Sequence[counts.Stretch
 
 async def _activity(snapshot: Snapshot, listing: Listing) -> counts.Activity:
     """What the counts hold of a list: its days, and the hours of the first and the last of them."""
+    [[row]] = await snapshot.ask(_activity_statement(listing))
+    return _read_activity(row)
+
+
+def _read_activity(row: Row) -> counts.Activity:
+    return counts.Activity(row["counted_until"], _by_moment(row["days"]), _by_moment(row["hours"]))
+
+
+def _activity_statement(listing: Listing) -> Statement:
     first, last = counts.day_of(listing.lower), counts.day_of(listing.upper)
     where = clauses(listing.filters)
     if "performer_id" in listing.filters:
@@ -566,9 +575,7 @@ async def _activity(snapshot: Snapshot, listing: Listing) -> counts.Activity:
                (select json_agg(json_build_array(start, entries)) from ({days}) as d (start, entries)) as days,
                (select json_agg(json_build_array(start, entries)) from ({hours}) as h (start, entries)) as hours
         from audit.reading_bounds()"""
-    values = {**listing.filters, "first": first, "last": last}
-    [[row]] = await snapshot.ask((selecting, values))
-    return counts.Activity(row["counted_until"], _by_moment(row["days"]), _by_moment(row["hours"]))
+    return selecting, {**listing.filters, "first": first, "last": last}
 
 
 def _by_moment(pairs: msgspec.Raw | None) -> dict[datetime, int]:
@@ -727,8 +734,7 @@ async def find_timeline(
     columns = f"{PAGE_COLUMNS}, {LINE_VALUES}"
     async with _reading(database, reader) as snapshot:
         if are_counted(listing.filters):
-            overview = await _overview(snapshot, reader, listing)
-            found = await _find_counted(snapshot, listing, columns)
+            found, overview = await _find_with_overview(snapshot, reader, listing, columns)
         else:
             # What is found by reading is read once for both: the days add up to the count.
             grouped = _grouped(f"select {_OVERVIEW_COLUMNS} from ({entries('*', listing.filters)}) as entry")
@@ -767,16 +773,35 @@ def _read_overview(rows: Iterable[Row], *, is_whole: bool) -> Overview:
     return Overview(days, kinds, is_whole)
 
 
-async def _overview(snapshot: Snapshot, reader: Reader, listing: Listing) -> Overview:
-    """The overview of all days, from the counts, and from the entries since these end."""
-    upper = reader.horizon
+async def _find_with_overview(
+    snapshot: Snapshot, reader: Reader, listing: Listing, columns: str
+) -> tuple[Found, Overview]:
+    """A page whose place the counts tell, with the overview of all days: of the first page in two round trips."""
+    [[known], [counted]] = await snapshot.ask(_activity_statement(listing), _counted_overview(reader, listing))
+    activity = _read_activity(known)
+    since = _overview_since(reader, listing, activity.counted_until)
+    found = counts.stretches(listing.lower, listing.upper, activity)
+    if listing.page != 1 or not found:
+        [[live]] = await snapshot.ask(since)
+        page = await _find_counted(snapshot, listing, columns)
+    else:
+        selecting = _selecting(listing, columns, counts.newest(found, listing.page_size))
+        [numbers, rows, [live]] = await snapshot.ask(_counting(listing.filters, found), selecting, since, is_last=True)
+        page = Found(sum(each.known for each in _with_counts(found, numbers)), 1, listing.page_size, rows)
+    return page, _read_overview([counted, live], is_whole=True)
+
+
+def _overview_filters(reader: Reader, listing: Listing) -> tuple[str, str, dict[str, Any]]:
+    """What is in the overview, what of it counts by day, and the values: the days narrow by kind of resource too."""
+    filters = {name: value for name, value in listing.filters.items() if name not in ("event", "event_beginnings")}
+    where = clauses({name: value for name, value in filters.items() if name != "resource_type"})
     # The day in which retention begins is shown in part only, and is left out.
-    first = counts.day_of(reader.oldest) + counts.DAY
-    others = {name: value for name, value in listing.filters.items() if name not in ("event", "event_beginnings")}
-    unnarrowed = {name: value for name, value in others.items() if name != "resource_type"}
-    where = clauses(unnarrowed)
-    values = {**others, "first": first, "resource_type": listing.filters.get("resource_type")}
-    by_day = "resource_type = %(resource_type)s" if "resource_type" in listing.filters else "true"
+    values = {**filters, "first": counts.day_of(reader.oldest) + counts.DAY}
+    return where, clauses({name: filters[name] for name in filters if name == "resource_type"}), values
+
+
+def _counted_overview(reader: Reader, listing: Listing) -> Statement:
+    where, by_day, values = _overview_filters(reader, listing)
     if "performer_id" in listing.filters:
         counted = f"""
             select day, event, resource_type, entries from audit.daily_activity
@@ -785,14 +810,16 @@ async def _overview(snapshot: Snapshot, reader: Reader, listing: Listing) -> Ove
         counted = f"""
             select (starts_at at time zone 'UTC')::date, event, resource_type, entries from audit.activity_total
             where part = 'day' and starts_at >= %(first)s and {where}"""
-    bounds = "select counted_until from audit.reading_bounds()"
-    [[known], [row]] = await snapshot.ask((bounds, {}), (_grouped(counted, by_day), values))
-    lower = max(known["counted_until"] or first, first)
+    return _grouped(counted, by_day), values
+
+
+def _overview_since(reader: Reader, listing: Listing, counted_until: datetime | None) -> Statement:
+    where, by_day, values = _overview_filters(reader, listing)
+    lower = max(counted_until or values["first"], values["first"])
     live = f"""
         select {_OVERVIEW_COLUMNS} from audit.timeline
         where created_at >= %(lower)s and created_at < %(upper)s and {where}"""
-    [[since]] = await snapshot.ask((_grouped(live, by_day), {**values, "lower": lower, "upper": upper}))
-    return _read_overview([row, since], is_whole=True)
+    return _grouped(live, by_day), {**values, "lower": lower, "upper": reader.horizon}
 
 
 async def _find_known(snapshot: Snapshot, listing: Listing, columns: str, count: int) -> Found:

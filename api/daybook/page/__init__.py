@@ -13,7 +13,7 @@ from litestar.di import Provide
 from litestar.params import Parameter
 
 from ..errors import NotFound
-from . import details, exporting, resource, signing, timeline
+from . import details, exporting, markup, resource, signing, timeline  # noqa: F401 - markup is for templates
 from .frame import ASSETS, PATH, assets
 from .health import Watch
 from .signing import COOKIE, SIGN_IN, SIGN_OUT, provide_page_reader
@@ -28,7 +28,7 @@ async def show_asset(name: Annotated[str, Parameter()]) -> Response[bytes]:
     for asset in assets().values():
         if asset.name == name:
             kept = {"Cache-Control": "public, max-age=31536000, immutable"}
-            return Response(asset.content, media_type=f"{asset.media_type}; charset=utf-8", headers=kept)
+            return Response(asset.content, media_type=asset.media_type, headers=kept)
     raise NotFound
 
 

@@ -61,13 +61,13 @@ async def show_entry(
     )
 
 
-def _row(row: Row, entry: Row, frame: Frame, budget: Budget) -> tuple[str, str | None, list[Field], bool]:
+def _row(row: Row, entry: Row, frame: Frame, budget: Budget) -> tuple[str, str, str | None, list[Field], bool]:
     values = stored_values(row)
     resource_id = row["resource_id"]
     linked = resource_id is not None and len(resource_id) <= 500 and entry["resource_type"] != "audit_log"
     address = frame.resource(entry["resource_type"], resource_id) if linked else None
     shown = write_fields(values[: queries.SHOWN_COLUMNS], budget)
-    return name_row(row), address, shown, len(values) > queries.SHOWN_COLUMNS
+    return *name_row(row), address, shown, len(values) > queries.SHOWN_COLUMNS
 
 
 def _facts(entry: Row) -> list[tuple[str, str]]:

@@ -145,11 +145,27 @@ def _field(stored: Stored, budget: Budget) -> Field:
 
 
 def _by_words(before: str, after: str, budget: Budget) -> tuple[Side, Side]:
-    steps = align(_WORDS.findall(before), _WORDS.findall(after), budget)
+    steps = _readable(align(_WORDS.findall(before), _WORDS.findall(after), budget))
     return (
         Side(_joined((mark, text) for mark, text in steps if mark != "new")),
         Side(_joined((mark, text) for mark, text in steps if mark != "old")),
     )
+
+
+def _readable(steps: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The same as a person tells it: blanks between changed words changed too, and what has little in common whole."""
+    words = [mark for mark, text in steps if not text.isspace()]
+    if words.count("") * 3 < len(words):
+        kept = [("old", text) for mark, text in steps if mark != "new"]
+        return [*kept, *(("new", text) for mark, text in steps if mark != "old")]
+    told: list[tuple[str, str]] = []
+    for index, (mark, text) in enumerate(steps):
+        beside = (steps[index - 1][0] if index else "", steps[index + 1][0] if index + 1 < len(steps) else "")
+        if not mark and text.isspace() and all(beside):
+            told += [("old", text), ("new", text)]
+        else:
+            told.append((mark, text))
+    return told
 
 
 def _joined(steps: Any) -> list[Part]:

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote_plus, urlsplit
 
 import jinja2
 from litestar import Response
 from litestar.enums import MediaType
 
-from ..addresses import Pairs, encode_path, page_link, parse_query, write_query
+from ..addresses import Pairs, page_link, parse_query, write_query
 from ..queries import Found
 from ..routes import AnyRequest
 from ..sentences import name_age, name_kind, show
@@ -98,15 +98,20 @@ class Frame:
 
     def entry(self, entry_id: str, rest: str = "") -> str:
         """The address of an entry's page."""
-        return self.link(f"/entry/{encode_path(entry_id)}{rest}")
+        return f"{self.root}/entry/{entry_id}{rest}" + (f"?{FRAME}={self.kind}" if self.kind else "")
 
     def filtered(self, **pairs: str) -> str:
         """The address of the timeline with these filters alone."""
-        return self.link("", pairs.items())
+        return self._written("", pairs.items())
+
+    def _written(self, path: str, pairs: Iterable[tuple[str, str]]) -> str:
+        """As `link`, at less cost: the parameters come in the order of their names, f before the others."""
+        frame = f"{FRAME}={self.kind}&" if self.kind else ""
+        return f"{self.root}{path}?{frame}" + "&".join(f"{name}={quote_plus(value)}" for name, value in pairs)
 
     def resource(self, resource_type: str, resource_id: str) -> str:
         """The address of a resource's page."""
-        return self.link("/resource", [("id", resource_id), ("type", resource_type)])
+        return self._written("/resource", (("id", resource_id), ("type", resource_type)))
 
     def asset(self, name: str) -> str:
         """The address of a file that pages load."""

@@ -69,11 +69,12 @@ def draw(
             log_type = type_of(event)
             of_day[log_type] = of_day.get(log_type, 0) + number
     kept = without_page(query, "from", "until", "days", "created_after", "created_before")
+    # Written once for all days.
+    address = frame.link("", [*kept, ("from", "0000-00-00"), ("until", "0000-00-00")])
     days = []
     for index in range((last - first).days + 1):
         day = first + timedelta(days=index)
         of_day = numbers.get(day.isoformat(), {})
-        chosen = [*kept, ("from", day.isoformat()), ("until", day.isoformat())]
         # A day without entries leads nowhere.
         days.append(
             Day(
@@ -81,7 +82,7 @@ def draw(
                 index * STEP,
                 sum(of_day.values()),
                 [(name, of_day[name]) for name in LABELS if name in of_day],
-                frame.link("", chosen) if of_day else "",
+                address.replace("0000-00-00", day.isoformat()) if of_day else "",
             )
         )
     highest = max((day.total for day in days), default=0)

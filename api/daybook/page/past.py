@@ -32,6 +32,8 @@ class Life:
     table: str
     row_key: str | None
     name: str = ""
+    # The ids by which it belongs where it belongs: they need not be said.
+    ids: set[str | None] = field(default_factory=set)
     exists: bool | None = None
     is_whole: bool = False
     values: dict[str, Value] = field(default_factory=dict)
@@ -60,8 +62,8 @@ class State:
     gaps: Sequence[str]
 
 
-def rebuild(history: History, place: Place | None) -> State:
-    """The state right after an entry; None: after all that are there."""
+def rebuild(history: History, place: Place | None, ids: Iterable[str] = ()) -> State:
+    """The state right after an entry; None: after all that are there. `ids` need not be said of what belongs to it."""
     groups: dict[tuple[str, str | None], list[Row]] = {}
     for change in history.changes:
         groups.setdefault((_table(change), change["row_key"]), []).append(change)
@@ -71,7 +73,7 @@ def rebuild(history: History, place: Place | None) -> State:
     return State(
         _tell(own) if own is not None and own.exists else None,
         own.exists if own is not None else None,
-        [_tell(life) for life in others],
+        [_tell(life, ids) for life in others],
         list(_gaps(history, own, others)),
     )
 
@@ -114,6 +116,7 @@ def _live(key: tuple[str, str | None], changes: Sequence[Row], truncations: Iter
 def _follow(life: Life, change: Row) -> None:
     """What a change made of the row."""
     life.name = _name(change) or life.name
+    life.ids.add(change["subject_id"])
     if change["operation"] == "INSERT":
         life.values, life.is_whole = {}, True
     for column, value in _side(change, 0):
@@ -137,9 +140,12 @@ def _side(change: Row, side: int) -> Iterable[tuple[str, Value]]:
             yield stored[0], value
 
 
-def _tell(life: Life) -> ToldRow:
+def _tell(life: Life, ids: Iterable[str] = ()) -> ToldRow:
     name = life.name or life.row_key or ""
-    columns = [(show(column), write_side(*value)) for column, value in sorted(life.values.items())]
+    unsaid = {*ids, *life.ids, life.row_key} if life.row_key is not None else set()
+    columns = [
+        (show(column), write_side(*value)) for column, value in sorted(life.values.items()) if value[1] not in unsaid
+    ]
     return ToldRow(show(life.table), show(name), columns, life.is_whole)
 
 

@@ -51,7 +51,7 @@ async def show_resource(
         resource_id=show(resource_id),
         found=found,
         days=days_of(write_lines(found.rows, reader, catalogue, frame)),
-        state=rebuild(history, tuple(place) if place else None),  # type: ignore[arg-type]
+        state=rebuild(history, place, (resource_id, reader.workspace_id)),
         at=at,
         moment=place.moment if place else None,
         here=frame.link("/resource", pairs),
