@@ -904,6 +904,14 @@ async def count_entries(database: Database, reader: Reader, listing: Listing) ->
         return await _count(snapshot, listing)
 
 
+async def find_troubles(database: Database) -> set[str]:
+    """What is wrong with the log itself: late, bypassed. What more readers may learn becomes a column here."""
+    query = "select audit.upkeep_is_late() as late, audit.is_bypassed() as bypassed"
+    async with database.reading() as snapshot:
+        [[row]] = await snapshot.ask((query, {}), is_last=True)
+    return {name for name, is_so in row.items() if is_so}
+
+
 async def upkeep_is_late(database: Database) -> bool:
     """Whether the log's upkeep has not run when it should have."""
     async with database.reading() as snapshot:

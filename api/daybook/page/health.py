@@ -25,18 +25,26 @@ class Warning:  # noqa: A001 - what the page shows
     command: str
 
 
-LATE = Warning(
-    "The log's upkeep is late.",
-    "Nothing is lost and new changes are still written down, but old days are not dropped, and counting gets slower.",
-    "daybook maintain",
-)
+# By what queries.find_troubles finds, the most serious first.
+WARNINGS = {
+    "bypassed": Warning(
+        "A tracked table can be changed past the log.",
+        "A trigger of the log is missing, disabled or replaced, so that this page may not show every change.",
+        "daybook status",
+    ),
+    "late": Warning(
+        "The log's upkeep is late.",
+        "Nothing is lost, new changes are still written down; but old days are not dropped, and counting gets slower.",
+        "daybook maintain",
+    ),
+}
 
 
 @dataclass(slots=True)
 class Watch:
     """What is known of the log's health, asked for at most once in a while.
 
-    Whatever else readers are to be told (a table that is bypassed, a seal that does not fit) is found in `_ask`.
+    Whatever else readers are to be told (a seal that does not fit) becomes a column there and an entry of WARNINGS.
     """
 
     database: Database
@@ -53,4 +61,5 @@ class Watch:
         return self._found
 
     async def _ask(self) -> Sequence[Warning]:
-        return [LATE] if await queries.upkeep_is_late(self.database) else []
+        troubles = await queries.find_troubles(self.database)
+        return [warning for name, warning in WARNINGS.items() if name in troubles]
