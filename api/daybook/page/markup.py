@@ -1,13 +1,14 @@
 """Markup is what a page has hundreds of, written without a template: sentences, and the days of the histogram.
 
-Everything that comes from the log or the address is escaped here, by markupsafe.
+Everything that comes from the log or the address is escaped here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from ..sentences import Line, Piece
 from .frame import Frame, templates
