@@ -13,6 +13,8 @@ from litestar.di import Provide
 from litestar.params import Parameter
 
 from ..errors import NotFound
+from ..exports import takes_gzip
+from ..routes import AnyRequest
 from . import details, exporting, markup, resource, signing, timeline  # noqa: F401 - markup is for templates
 from .frame import ASSETS, PATH, assets
 from .health import Watch
@@ -23,12 +25,14 @@ __all__ = ["COOKIE", "PATH", "SIGN_IN", "SIGN_OUT", "Watch", "make_router"]
 
 
 @get(ASSETS + "{name:str}", include_in_schema=False)
-async def show_asset(name: Annotated[str, Parameter()]) -> Response[bytes]:
+async def show_asset(request: AnyRequest, name: Annotated[str, Parameter()]) -> Response[bytes]:
     """A file that pages load; its name changes with its content, so it can be kept for ever."""
     for asset in assets().values():
         if asset.name == name:
-            kept = {"Cache-Control": "public, max-age=31536000, immutable"}
-            return Response(asset.content, media_type=asset.media_type, headers=kept)
+            kept = {"Cache-Control": "public, max-age=31536000, immutable", "Vary": "Accept-Encoding"}
+            if not takes_gzip(request.scope["headers"]):
+                return Response(asset.content, media_type=asset.media_type, headers=kept)
+            return Response(asset.compressed, media_type=asset.media_type, headers={**kept, "Content-Encoding": "gzip"})
     raise NotFound
 
 
