@@ -20,6 +20,7 @@ create table audit.upkeep (
     last_problem text,
     oldest_day date,
     oldest_day_since timestamptz,
+    is_bypassed boolean not null default false,
     constraint upkeep_has_one_row primary key (only_row),
     constraint only_row_is_true check (only_row),
     constraint retention_is_between_a_day_and_ten_years check (retention_days between 1 and 3650),
@@ -54,6 +55,7 @@ comment on column audit.upkeep.last_run_at is 'When upkeep last finished. Null: 
 comment on column audit.upkeep.last_problem is 'What the last run could not do, in a sentence. Null: nothing.';
 comment on column audit.upkeep.oldest_day is 'First UTC day that retention still keeps; days below it are dropped by a later run. Null: upkeep never ran.';
 comment on column audit.upkeep.oldest_day_since is 'When oldest_day was last moved: the days below it are dropped five minutes later at the earliest. Null: upkeep never ran.';
+comment on column audit.upkeep.is_bypassed is 'Whether audit.check() last listed a bypass: what readers of a workspace are told of it. Never null.';
 
 create sequence audit.floor as bigint minvalue 0 start 0;
 comment on sequence audit.floor is

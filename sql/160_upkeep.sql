@@ -37,6 +37,20 @@ begin atomic
 end;
 comment on function audit.note_upkeep(text) is 'Notes that upkeep ran, and the problem it met; null: none.';
 
+create function audit.note_check()
+    returns boolean
+    language sql
+    volatile
+    security definer
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    update audit.upkeep u
+    set is_bypassed = exists (select from audit.check() c where c.severity = 'bypass')
+    returning u.is_bypassed;
+end;
+comment on function audit.note_check() is
+    'Notes whether audit.check() lists a bypass now, for readers who may not see its findings. Returns it.';
+
 create function audit.take_upkeep_turn()
     returns boolean
     language plpgsql
@@ -132,6 +146,11 @@ begin
     end loop;
     -- After the drops, which go by what was committed before: whoever reads by the bound that was loses no day.
     perform audit.move_oldest_day();
+    begin
+        perform audit.note_check();
+    exception when others then
+        problems := problems || format('check: %s', sqlerrm);
+    end;
     perform audit.note_upkeep(nullif(array_to_string(problems, '; '), ''));
     return jsonb_build_object('ran', true, 'days_made', days_made, 'days_dropped', to_jsonb(days_dropped),
                               'days_closed', to_jsonb(array_remove(array[day_closed], null)),
@@ -155,6 +174,18 @@ begin atomic
 end;
 comment on function audit.upkeep_is_late() is
     'Whether upkeep has not run for 36 hours or fewer than two days stand ready: what /healthz answers 503 for.';
+
+create function audit.is_bypassed()
+    returns boolean
+    language sql
+    stable
+    security definer
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    select u.is_bypassed from audit.upkeep u;
+end;
+comment on function audit.is_bypassed() is
+    'Whether upkeep last found that changes of a tracked table can pass the log by. What it found, audit.check() tells those who may know.';
 
 create function audit.upkeep_status()
     returns jsonb

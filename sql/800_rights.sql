@@ -129,7 +129,7 @@ grant execute on function
     audit.find_key(text, bytea), audit.find_session(text, bytea), audit.open_session(text, bytea, text, bytea),
     audit.close_session(text, bytea), audit.reading_is_noted(text, text), audit.note_reading(audit.reader),
     audit.note_export(audit.reader, jsonb, bigint), audit.note_denied_write(audit.reader, text, text),
-    audit.retention_days(), audit.upkeep_is_late(), audit.entry_moment(uuid), audit.reading_bounds(),
+    audit.retention_days(), audit.upkeep_is_late(), audit.is_bypassed(), audit.entry_moment(uuid), audit.reading_bounds(),
     audit.activity_digest(text[]), audit.search(text, timestamptz, timestamptz)
     to audit_reader;
 grant usage on type audit.reader, audit.search_hit to audit_reader;
@@ -142,7 +142,7 @@ grant select on audit.entry, audit.change, audit.timeline, audit.timeline_change
 grant select (prefix, workspace_id, name, role, created_at, expires_at, lifetime, revoked_at) on audit.api_key to audit_dba;
 grant select (prefix, key_prefix, opened_at, ends_at) on audit.page_session to audit_dba;
 grant execute on function
-    audit.check(), audit.upkeep_status(), audit.list_keys(text), audit.retention_days(), audit.upkeep_is_late(), audit.entry_moment(uuid),
+    audit.check(), audit.upkeep_status(), audit.list_keys(text), audit.retention_days(), audit.upkeep_is_late(), audit.is_bypassed(), audit.entry_moment(uuid),
     audit.day_start(date), audit.utc_day(timestamptz), audit.days_past_retention(), audit.dropped_until(), audit.day_is_held(text), audit.watermark_holder(), audit.reading_bounds(),
     audit.reading_indexes(), audit.entry_words(text, text, jsonb, jsonb), audit.days_to_close(),
     audit.row_history(regclass, text), audit.row_history(text, text, text),
@@ -161,8 +161,8 @@ grant execute on function
     audit.take_upkeep_turn(), audit.maintain(), audit.prepare_days(integer, integer), audit.advance_watermark(), audit.watermark_holder(),
     audit.advance_counts(interval), audit.recount(), audit.days_to_close(), audit.close_day(text), audit.note_frozen(text),
     audit.drop_day(text, jsonb), audit.count_day(text), audit.days_past_retention(), audit.dropped_until(), audit.day_is_held(text),
-    audit.move_oldest_day(), audit.hold_day(date, text), audit.release_day(date), audit.note_upkeep(text),
-    audit.follow_table(bigint, text), audit.check(), audit.upkeep_status(), audit.upkeep_is_late(), audit.retention_days(),
+    audit.move_oldest_day(), audit.hold_day(date, text), audit.release_day(date), audit.note_upkeep(text), audit.note_check(),
+    audit.follow_table(bigint, text), audit.check(), audit.upkeep_status(), audit.upkeep_is_late(), audit.is_bypassed(), audit.retention_days(),
     audit.day_start(date), audit.utc_day(timestamptz),
     audit.create_key(text, bytea, text, text, text, timestamptz), audit.rotate_key(text, text, bytea, interval, timestamptz),
     audit.revoke_key(text), audit.list_keys(text)

@@ -234,6 +234,7 @@ def test_tables_are_tracked_and_no_longer_tracked(database: Database, trapped: C
         ("maintainer", "select audit.maintain()"),
         ("maintainer", "select audit.prepare_days()"),
         ("maintainer", "select audit.note_upkeep('x'::pg_catalog.text)"),
+        ("maintainer", "select audit.note_check()"),
         ("maintainer", "select audit.follow_table(1, 'x'::pg_catalog.text)"),
         ("maintainer", "select audit.days_past_retention()"),
         (
@@ -254,7 +255,7 @@ def test_tables_are_tracked_and_no_longer_tracked(database: Database, trapped: C
         ("dba", "select count(*) from audit.timeline"),
         ("dba", "select count(*) from audit.day_partition"),
         ("reader", "select audit.find_key('x', pg_catalog.sha256('x'))"),
-        ("reader", "select audit.retention_days(), audit.upkeep_is_late()"),
+        ("reader", "select audit.retention_days(), audit.upkeep_is_late(), audit.is_bypassed()"),
         ("reader", "select audit.entry_moment(pg_catalog.gen_random_uuid())"),
         ("reader", "select count(*) from audit.timeline"),
         ("reader", "select count(*) from audit.timeline_change"),

@@ -11,14 +11,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from daybook import filters, parameters
 from tests.conftest import Database
 from tests.reading import (
     ADMIN,
     MEMBER,
     PAGE,
     Client,
-    add_changes,
     add_entry,
     add_key,
     add_keys,
@@ -26,7 +24,6 @@ from tests.reading import (
     key_for,
     opened,
     signed_in,
-    today,
 )
 
 Connection = psycopg.Connection[Any]
@@ -49,7 +46,7 @@ def text_of(web: Client, address: str = "") -> str:
 
 def words(page: str) -> str:
     """The words of a page's main part, without its tags."""
-    main = page.partition('<main id="content">')[2]
+    main = page.partition('<main id="content">')[2].partition("</main>")[0]
     return re.sub(
         r"\s+", " ", html.unescape(re.sub(r"<[^>]*>", "", re.sub(r"<select.*?</select>", "", main, flags=re.S)))
     )
@@ -201,82 +198,15 @@ def test_there_is_nothing_to_get_where_one_signs_out(web: Client) -> None:
 # What it says
 
 
-def test_a_page_runs_no_script_and_loads_nothing_from_elsewhere(web: Client) -> None:
+def test_a_page_runs_no_script_of_its_own_and_loads_nothing_from_elsewhere(web: Client) -> None:
     answer = web.get(PAGE, headers=SIGNED_IN)
     assert answer.headers["Content-Security-Policy"] == (
-        "default-src 'none'; style-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
+        "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
     )
     assert answer.headers["Cache-Control"] == "no-store"
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
-    assert re.findall(r"<script|<style|\sstyle=|\son[a-z]+=|https?:", answer.text) == []
-
-
-def test_the_style_sheet_is_served(web: Client) -> None:
-    [address] = re.findall(r'<link rel="stylesheet" href="([^"]+)">', web.get(PAGE + "/sign-in").text)
-    answer = web.get(address)
-    assert (answer.status_code, answer.headers["Content-Type"]) == (200, "text/css; charset=utf-8")
-
-
-@pytest.mark.parametrize(
-    ("columns", "sentence"),
-    [
-        ({"event": "resource_created", "operation": "INSERT"}, "created the document Revenue KPIs"),
-        ({"event": "resource_updated"}, "updated the document Revenue KPIs"),
-        ({"event": "documentation_updated"}, "updated the documentation of the document Revenue KPIs"),
-        (
-            {"event": "permission_granted", "context": {"subject": {"id": "7", "name": "Grace Hopper"}}},
-            "granted a permission on the document Revenue KPIs to Grace Hopper",
-        ),
-        ({"event": "permission_revoked"}, "revoked a permission on the document Revenue KPIs"),
-        (
-            {"event": "role_assigned", "resource_type": "user", "context": {"subject": {"id": "editor"}}},
-            "gave the user Revenue KPIs the role editor",
-        ),
-        ({"event": "role_unassigned", "resource_type": "user"}, "took a role from the user Revenue KPIs"),
-        ({"row_count": 1200, "resource_name": None, "resource_id": None}, "updated 1,200 rows of document"),
-        (
-            {"event": "resource_deleted", "operation": "TRUNCATE", "row_count": 9, "resource_id": None},
-            "deleted all 9 rows of document",
-        ),
-        ({"resource_name": None}, "updated the document 1"),
-        ({"event": "dashboard_view_exported"}, "exported dashboard view: the document Revenue KPIs"),
-        ({"event": "key_created", "resource_type": "audit_log"}, "created the key Revenue KPIs"),
-    ],
-)  # fmt: skip
-def test_an_entry_is_a_sentence(web: Client, db: Connection, columns: dict[str, Any], sentence: str) -> None:
-    add_entry(db, **{"resource_name": "Revenue KPIs", **columns})
-    assert f":00:00 Ada Lovelace {sentence} " in text_of(web)
-
-
-def test_entries_stand_under_their_day(web: Client, db: Connection) -> None:
-    add_entry(db, today(hours=-1))
-    add_entry(db, today(hours=-25))
-    page = text_of(web)
-    assert re.findall(r"\w+day, \d+ \w+ \d{4}", page) == [
-        f"{day:%A}, {day.day} {day:%B %Y}" for day in (today(hours=-1), today(hours=-25))
-    ]
-
-
-def test_an_entry_opens_to_its_values_before_and_after(web: Client, db: Connection) -> None:
-    add_entry(db, before={"title": "Old", "size": 1}, after={"title": "New", "size": None})
-    page = web.get(PAGE, headers=SIGNED_IN).text
-    assert "<details><summary>Before → after</summary>" in page
-    assert "Column Before After size 1 nothing title Old New" in words(page)
-
-
-def test_a_bulk_entry_leads_to_a_page_of_its_rows(web: Client, db: Connection) -> None:
-    bulk = add_entry(db, resource_id=None, row_count=60)
-    add_changes(db, bulk, range(1, 61))
-    assert f'<a href="/settings/audit-log/entry/{bulk}">See the 60 rows</a>' in web.get(PAGE, headers=SIGNED_IN).text
-    first, second = text_of(web, f"/entry/{bulk}"), text_of(web, f"/entry/{bulk}?page=2")
-    assert "Document 1 (1) Column Before After size 1 2 Document 2 (2)" in first
-    assert "Document 60 (60) Column Before After size 60 61" in second
-
-
-@pytest.mark.parametrize("row_count", [1, 9])
-def test_a_truncate_says_that_no_rows_were_kept(web: Client, db: Connection, row_count: int) -> None:
-    entry = add_entry(db, operation="TRUNCATE", row_count=row_count, resource_id=None, event="resource_deleted")
-    assert "No rows were kept for this entry." in text_of(web, f"/entry/{entry}")
+    assert re.findall(r"<script(?! src=)|<style|\sstyle=|\son[a-z]+=|https?:", answer.text) == []
 
 
 def test_an_entry_of_another_workspace_is_not_found(web: Client, db: Connection) -> None:
@@ -285,82 +215,16 @@ def test_an_entry_of_another_workspace_is_not_found(web: Client, db: Connection)
     assert (answer.status_code, "There is no such entry" in words(answer.text)) == (404, True)
 
 
-def test_the_pages_are_linked_with_their_filters(web: Client, db: Connection) -> None:
-    [add_entry(db, today(hours=-1, seconds=second)) for second in range(51)]
-    page = web.get(PAGE + "?user=42&days=7&page=", headers=SIGNED_IN).text
-    assert "Page 1 of 2" in words(page)
-    assert '<a rel="next" href="/settings/audit-log?days=7&amp;page=2&amp;user=42">Older →</a>' in page
-
-
-# Filters
-
-
-def test_the_page_takes_the_filters_of_the_lists_and_says_them(web: Client, db: Connection) -> None:
-    add_entry(db, resource_name="A", request_id="r-1", event="document_printed")
-    add_entry(db, resource_name="B")
-    page = text_of(web, "?request_id=r-1&event=document_*,x_made&performer_id=42&q=a&created_after=2026-03-14")
-    said = ["done by 42", "belongs to the request r-1", "holds the words a", "the event is x_made, document_*"]
-    assert f"Entries: {'; '.join(said)}; not before" in page
-    assert "A" in page
-    assert "the document B" not in page
-    assert "Entries:" not in text_of(web, "?days=7")
-
-
-def test_every_filter_of_the_lists_has_a_clause_and_a_sentence() -> None:
-    for name in set(parameters.FILTERS) - {"days", "created_after", "created_before", "as_of"}:
-        assert filters.FILTERS[name].clause
-        assert "{}" in filters.FILTERS[name].sentence
-
-
-@pytest.mark.parametrize(
-    ("query", "found"),
-    [
-        ("?user=42", "A B C"),
-        ("?user=Ada+Lovelace", "A B C"),
-        ("?user=system", "D"),
-        ("?resource=7", "B D"),
-        ("?resource=Document+7", "D"),
-        ("?resource=B", "B"),
-        ("?type=resource", "B D"),
-        ("?type=documentation", "A"),
-        ("?type=permission", "C"),
-        ("?type=upkeep", "E"),
-        ("?days=1", "A B C"),
-        ("?user=&resource=&type=&days=90", "A B C D"),
-    ],
-)
-def test_the_four_filters_narrow_the_page(web: Client, db: Connection, query: str, found: str) -> None:
-    recent = db.execute("select date_trunc('second', now()) - interval '1 minute'").fetchone()[0]  # type: ignore[index]
-    add_entry(db, recent, event="documentation_updated", resource_name="A")
-    add_entry(db, recent, resource_id="7", resource_name="B")
-    add_entry(db, recent, event="permission_granted", resource_name="C")
-    bulk = add_entry(db, today(hours=-49), resource_id=None, row_count=2, actor_id="system", actor_name="system")
-    add_changes(db, bulk, range(7, 9))
-    add_entry(db, today(hours=-49), event="log_viewed", resource_type="audit_log", actor_name="E", actor_id="9")
-    marks = {"documentation of the document A": "A", "the document B": "B", "on the document C": "C"}
-    marks |= {"updated 2 rows of document": "D", "E viewed the log": "E"}
-    page = text_of(web, query)
-    assert " ".join(mark for words, mark in marks.items() if words in page) == found
-
-
-def test_the_filters_stand_in_their_fields(web: Client) -> None:
-    page = web.get(PAGE + "?user=Ada&resource=7&type=role&days=30", headers=SIGNED_IN).text
-    assert '<input name="user" value="Ada"' in page
-    assert '<input name="resource" value="7"' in page
-    assert '<option value="role" selected>' in page
-    assert '<option value="30" selected>' in page
-
-
 # States
 
 
 def test_an_empty_log_says_so(web: Client) -> None:
-    assert "Nothing has been logged yet." in text_of(web)
+    assert "Nothing has been logged yet" in text_of(web)
 
 
 def test_filters_that_match_nothing_say_so(web: Client, db: Connection) -> None:
     add_entry(db)
-    assert "Nothing matches these filters." in text_of(web, "?user=nobody")
+    assert "Nothing matches these filters" in text_of(web, "?user=nobody")
 
 
 @pytest.mark.parametrize("query", ["days=x", "type=everything", "user=a%00b", "resource=%ff"])
@@ -451,4 +315,4 @@ def test_values_of_any_depth_are_shown(web: Client, db: Connection) -> None:
     entry = add_entry(db, after={"a": 1})
     db.execute("alter table audit.entry disable trigger entry_is_never_altered")
     db.execute("update audit.entry set after = jsonb_build_object('deep', %s::jsonb) where id = %s", [deep, entry])
-    assert f"deep nothing {'[' * 500}…" in text_of(web)
+    assert "[" * 3000 + "]" * 3000 in text_of(web, f"/entry/{entry}")

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 SHOWN_CHANGES = 20
 SHOWN_COLUMNS = 100
 SHOWN_CHARACTERS = 500
+# Of a value on an entry's own page.
+READABLE_CHARACTERS = 10_000
 # What bounds an export's memory, whatever entries hold: rows fetched at once, bytes of a value that comes with its row,
 # and bytes of a piece of a larger one.
 EXPORTED_AT_ONCE = 100
@@ -59,20 +61,43 @@ EXPANSIONS = {
     "resource": "resource_name, table_schema, table_name",
 }
 PAGE_COLUMNS = f"""
-    {COLUMNS}, row_count, resource_name, row_key, operation,
+    {COLUMNS}, row_count, resource_name, row_key, operation, actor_type, database_user,
     left(context ->> 'reason', {SHOWN_CHARACTERS + 1}) as reason,
-    context -> 'subject' ->> 'id' as subject_id, context -> 'subject' ->> 'name' as subject_name"""
+    context -> 'subject' ->> 'id' as subject_id, context -> 'subject' ->> 'name' as subject_name,
+    case when jsonb_typeof(context -> 'details') = 'object' and length((context -> 'details')::text) <= 2000
+         then context -> 'details' end as details"""
+DETAIL_COLUMNS = f"""
+    {PAGE_COLUMNS}, table_schema, table_name, request_id, transaction_id,
+    left(context ->> 'ip', {SHOWN_CHARACTERS}) as ip, left(context ->> 'user_agent', {SHOWN_CHARACTERS}) as user_agent,
+    left((context -> 'metadata')::text, {SHOWN_CHARACTERS + 1}) as metadata,
+    left((context -> 'details')::text, {SHOWN_CHARACTERS + 1}) as told,
+    left((context -> 'invalid')::text, {SHOWN_CHARACTERS + 1}) as invalid"""
 CHANGE_COLUMNS = "resource_id, resource_name, row_key, before, after"
 
-# Before and after, side by side for each column and cut in the database: a page need not carry a megabyte.
-VALUES = f"""(
-    select json_agg(json_build_array(key, left(b #>> '{{}}', {SHOWN_CHARACTERS + 1}),
-                                     left(a #>> '{{}}', {SHOWN_CHARACTERS + 1})) order by key)
-    from (
-        select key, b.value, a.value
-        from jsonb_each(case jsonb_typeof(before) when 'object' then before end) as b
-        full join jsonb_each(case jsonb_typeof(after) when 'object' then after end) as a using (key)
-        order by key limit {SHOWN_COLUMNS + 1}) as shown (key, b, a)) as values"""
+
+def _values(columns: int, characters: int, only: str = "true", order: str = "key") -> str:
+    """Before and after, side by side for each column: so many columns and one more, the texts cut in the database.
+
+    Of each side the JSON type (null: the column is not there), the text, and its length.
+    """
+    side = (
+        f"jsonb_typeof({{0}}.value), left({{0}}.value #>> '{{{{}}}}', {characters}), length({{0}}.value #>> '{{{{}}}}')"
+    )
+    return f"""(
+        select json_agg(json_build_array(key, {side.format("b")}, {side.format("a")}) order by {order})
+        from (select key
+              from (select jsonb_object_keys(case jsonb_typeof(before) when 'object' then before end)
+                    union select jsonb_object_keys(case jsonb_typeof(after) when 'object' then after end)) as keys (key)
+              where {only} order by {order} limit {columns + 1}) as shown
+        left join lateral (select before -> key where before ? key) as b (value) on true
+        left join lateral (select after -> key where after ? key) as a (value) on true) as values"""
+
+
+# A line of the timeline tells the columns of an update, and those that sentences name, which come first. An entry's own
+# page shows all, and of each value as much as can be read; that of a bulk entry has many rows.
+LINE_VALUES = _values(5, 120, "operation = 'UPDATE' or key = any(%(named)s)", "key = any(%(named)s) desc, key")
+VALUES = _values(SHOWN_COLUMNS, READABLE_CHARACTERS)
+ROW_VALUES = _values(SHOWN_COLUMNS, SHOWN_CHARACTERS)
 
 _KEY = """
     k.prefix as id, k.name, 'service' as type, k.workspace_id, k.role, k.is_noted,
@@ -324,21 +349,14 @@ async def _read_large(connection: Connection, large: Large) -> AsyncGenerator[by
             yield row["piece"]
 
 
-async def find_entries(database: Database, reader: Reader, listing: Listing, *, for_page: bool = False) -> Found:
-    """A page of entries, newest first. Raises InvalidPage past the end.
-
-    `for_page` asks for what the web page shows instead of `listing.expand`.
-    """
+async def find_entries(database: Database, reader: Reader, listing: Listing) -> Found:
+    """A page of entries, newest first. Raises InvalidPage past the end."""
     find = _find_counted if are_counted(listing.filters) else _find_by_words if "q" in listing.filters else _find_read
     async with _reading(database, reader) as snapshot:
-        found = await find(snapshot, listing, _shown(listing, for_page))
+        found = await find(snapshot, listing, _columns(listing.expand))
     if found.page > found.total_pages:
         raise InvalidPage
     return found
-
-
-def _shown(listing: Listing, for_page: bool) -> str:
-    return f"{PAGE_COLUMNS}, {VALUES}" if for_page else _columns(listing.expand)
 
 
 async def _find_counted(snapshot: Snapshot, listing: Listing, columns: str) -> Found:
@@ -566,6 +584,16 @@ def _facets_statement(filters: Mapping[str, Any], found: Sequence[counts.Stretch
 
 async def _activity(snapshot: Snapshot, listing: Listing) -> counts.Activity:
     """What the counts hold of a list: its days, and the hours of the first and the last of them."""
+    [[row]] = await snapshot.ask(_activity_statement(listing))
+    return _read_activity(row)
+
+
+def _read_activity(row: Row) -> counts.Activity:
+    days_and_hours = _by_moment(row["days"]), _by_moment(row["hours"])
+    return counts.Activity(row["counted_until"], *days_and_hours, _indexed_by(row))
+
+
+def _activity_statement(listing: Listing) -> Statement:
     first, last = counts.day_of(listing.lower), counts.day_of(listing.upper)
     where = clauses(listing.filters)
     values = {**listing.filters, "first": first, "last": last}
@@ -596,9 +624,7 @@ async def _activity(snapshot: Snapshot, listing: Listing) -> counts.Activity:
                (select json_agg(json_build_array(start, entries)) from ({days}) as d (start, entries)) as days,
                (select json_agg(json_build_array(start, entries)) from ({hours}) as h (start, entries)) as hours
         from audit.reading_bounds()"""
-    [[row]] = await snapshot.ask((selecting, values))
-    days_and_hours = _by_moment(row["days"]), _by_moment(row["hours"])
-    return counts.Activity(row["counted_until"], *days_and_hours, _indexed_by(row))
+    return selecting, values
 
 
 def _by_moment(pairs: msgspec.Raw | None) -> dict[datetime, int]:
@@ -713,7 +739,7 @@ async def find_changes(
         "limit": size,
         "offset": count - offset - size if backwards else offset,
     }
-    columns = f"resource_id, resource_name, row_key, {VALUES}" if for_page else CHANGE_COLUMNS
+    columns = f"resource_id, resource_name, row_key, {ROW_VALUES}" if for_page else CHANGE_COLUMNS
     order = ", ".join(f"{key} desc nulls first" if backwards else key for key in _ORDER_OF_CHANGES)
     selecting = f"""
         select {columns}
@@ -738,7 +764,7 @@ async def find_entry(database: Database, reader: Reader, entry_id: str, *, for_p
         raise NotFound
     # Its moment names its day, and with the workspace finds it there.
     selecting = f"""
-        select {f"{PAGE_COLUMNS}, {VALUES}" if for_page else _columns(EXPANSIONS)}
+        select {f"{DETAIL_COLUMNS}, {VALUES}" if for_page else _columns(EXPANSIONS)}
         from audit.timeline where created_at = %(moment)s and id = %(id)s"""
     async with _reading(database, reader) as snapshot:
         [rows] = await snapshot.ask((selecting, position._asdict()), is_last=True)
@@ -774,6 +800,211 @@ async def first_changes(database: Database, reader: Reader, entries: Iterable[Ro
     for row in rows:
         found[row.pop("entry_id")].append(row)
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """How many entries there are by day and event, and by event and kind of resource: rows of these and a number.
+
+    `is_whole`: of all days that are kept and all events, whatever time and events the list is narrowed to; else of the
+    list alone.
+    """
+
+    days: Sequence[tuple[str, str, int]]
+    kinds: Sequence[tuple[str, str, int]]
+    is_whole: bool
+
+
+async def find_timeline(
+    database: Database, reader: Reader, listing: Listing, named: Sequence[str]
+) -> tuple[Found, Overview]:
+    """A page of entries as the web page shows them, with the overview. Raises InvalidPage past the end.
+
+    `named` are columns whose values sentences say.
+    """
+    listing = replace(listing, filters={**listing.filters, "named": list(named)})
+    columns = f"{PAGE_COLUMNS}, {LINE_VALUES}"
+    async with _reading(database, reader) as snapshot:
+        if are_counted(listing.filters):
+            found, overview = await _find_with_overview(snapshot, reader, listing, columns)
+        else:
+            # What is found by reading is read once for both: the days add up to the count.
+            reading = _Reading(listing.filters, await _indexed(snapshot, listing))
+            indexed, values = reading.cut(listing.lower, listing.upper)
+            grouped = _grouped(f"select {_OVERVIEW_COLUMNS} from ({entries('*', listing.filters, indexed)}) as entry")
+            [[row]] = await snapshot.ask((grouped, values))
+            overview = _read_overview([row], is_whole=False)
+            count = sum(number for *_, number in overview.days)
+            found = await _find_known(snapshot, listing, reading, columns, count)
+    if found.page > found.total_pages:
+        raise InvalidPage
+    return found, overview
+
+
+_OVERVIEW_COLUMNS = "(created_at at time zone 'UTC')::date as day, event, resource_type, 1 as entries"
+
+
+def _grouped(source: str, where: str = "true") -> str:
+    """The two groupings of an overview, each as JSON; `where` narrows that by day."""
+    return f"""
+        with part (day, event, resource_type, entries) as materialized ({source})
+        select (select json_agg(json_build_array(day, event, n))
+                from (select day, event, sum(entries) from part where {where} group by 1, 2)
+                     as d (day, event, n)) as days,
+               (select json_agg(json_build_array(event, resource_type, n))
+                from (select event, resource_type, sum(entries) from part group by 1, 2)
+                     as k (event, resource_type, n)) as kinds"""
+
+
+def _read_overview(rows: Iterable[Row], *, is_whole: bool) -> Overview:
+    groups: dict[str, dict[tuple[str, str], int]] = {"days": {}, "kinds": {}}
+    for row in rows:
+        for name, numbers in groups.items():
+            for one, other, number in msgspec.json.decode(row[name] or b"[]", type=list[tuple[str, str, int]]):
+                numbers[one, other] = numbers.get((one, other), 0) + number
+    days, kinds = ([(*key, number) for key, number in numbers.items()] for numbers in groups.values())
+    return Overview(days, kinds, is_whole)
+
+
+async def _find_with_overview(
+    snapshot: Snapshot, reader: Reader, listing: Listing, columns: str
+) -> tuple[Found, Overview]:
+    """A page whose place the counts tell, with the overview of all days: of the first page in two round trips."""
+    [[known], [counted]] = await snapshot.ask(_activity_statement(listing), _counted_overview(reader, listing))
+    activity = _read_activity(known)
+    since = _overview_since(reader, listing, activity.counted_until)
+    found = counts.stretches(listing.lower, listing.upper, activity)
+    if listing.page != 1 or not found:
+        [[live]] = await snapshot.ask(since)
+        page = await _find_counted(snapshot, listing, columns)
+    else:
+        reading = _Reading(listing.filters, activity.indexed)
+        selecting = reading.select(columns, counts.newest(found, listing.page_size), listing.page_size)
+        counting = _counting(listing.filters, found, activity.indexed)
+        [numbers, rows, [live]] = await snapshot.ask(counting, selecting, since, is_last=True)
+        page = Found(sum(each.known for each in _with_counts(found, numbers)), 1, listing.page_size, rows)
+    return page, _read_overview([counted, live], is_whole=True)
+
+
+def _overview_filters(reader: Reader, listing: Listing) -> tuple[str, str, dict[str, Any]]:
+    """What is in the overview, what of it counts by day, and the values: the days narrow by kind of resource too."""
+    filters = {name: value for name, value in listing.filters.items() if name not in ("event", "event_beginnings")}
+    where = clauses({name: value for name, value in filters.items() if name != "resource_type"})
+    # The day in which retention begins is shown in part only, and is left out.
+    values = {**filters, "first": counts.day_of(reader.oldest) + counts.DAY}
+    return where, clauses({name: filters[name] for name in filters if name == "resource_type"}), values
+
+
+def _counted_overview(reader: Reader, listing: Listing) -> Statement:
+    where, by_day, values = _overview_filters(reader, listing)
+    if "performer_id" in listing.filters:
+        counted = f"""
+            select day, event, resource_type, entries from audit.daily_activity
+            where day >= %(first)s::date and {OF_ACTOR} and {where}"""
+    else:
+        counted = f"""
+            select (starts_at at time zone 'UTC')::date, event, resource_type, entries from audit.activity_total
+            where part = 'day' and starts_at >= %(first)s and {where}"""
+    return _grouped(counted, by_day), values
+
+
+def _overview_since(reader: Reader, listing: Listing, counted_until: datetime | None) -> Statement:
+    where, by_day, values = _overview_filters(reader, listing)
+    lower = max(counted_until or values["first"], values["first"])
+    live = f"""
+        select {_OVERVIEW_COLUMNS} from audit.timeline
+        where created_at >= %(lower)s and created_at < %(upper)s and {where}"""
+    return _grouped(live, by_day), {**values, "lower": lower, "upper": reader.horizon}
+
+
+async def _find_known(snapshot: Snapshot, listing: Listing, reading: _Reading, columns: str, count: int) -> Found:
+    """A page that is found by reading, whose list is known to have so many entries."""
+    number = max(1, -(-count // listing.page_size)) if listing.page == "last" else listing.page
+    offset = (number - 1) * listing.page_size
+    if offset >= count:
+        return Found(count, number, listing.page_size, [])
+    window = counts.Window(listing.lower, listing.upper, offset)
+    if "q" not in listing.filters:
+        [rows] = await snapshot.ask(reading.select(columns, window, listing.page_size))
+        return Found(count, number, listing.page_size, rows)
+    [hits] = await snapshot.ask(reading.select("id, created_at", window, listing.page_size))
+    values = {
+        "ids": [row["id"] for row in hits],
+        "moments": [row["created_at"] for row in hits],
+        "named": listing.filters["named"],
+    }
+    selecting = f"""
+        select {columns} from audit.timeline where created_at = any(%(moments)s) and id = any(%(ids)s)
+        order by created_at desc, id desc"""
+    [rows] = await snapshot.ask((selecting, values))
+    return Found(count, number, listing.page_size, rows)
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The changes of one resource's rows, oldest first, and when tables of its kind were emptied by TRUNCATE.
+
+    `is_cut`: there were more changes than are read at once; the oldest are missing.
+    """
+
+    changes: Sequence[Row]
+    truncations: Sequence[Row]
+    is_cut: bool
+
+
+MOST_STEPS = 500
+
+
+async def find_history(
+    database: Database, reader: Reader, resource_type: str, resource_id: str, lower: datetime, upper: datetime
+) -> History:
+    """What changed the rows that belong to a resource: its own, its permissions and roles."""
+    values = {
+        "resource_type": resource_type,
+        "resource_id": resource_id,
+        "lower": lower,
+        "upper": upper,
+        "limit": MOST_STEPS + 1,
+    }
+    told = "id, created_at, event, operation, table_schema, table_name"
+    subject = "context -> 'subject' ->> 'name' as subject_name, context -> 'subject' ->> 'id' as subject_id"
+    within = "created_at >= %(lower)s and created_at < %(upper)s"
+    steps = f"""
+        select {told}, row_key, subject_name, subject_id, {ROW_VALUES}
+        from (
+            select {told}, {subject}, row_key, before, after from audit.timeline
+            where resource_id = %(resource_id)s and resource_type = %(resource_type)s and {within}
+              and row_count = 1 and operation in ('INSERT', 'UPDATE', 'DELETE')
+            union all
+            select {", ".join(f"e.{column}" for column in told.split(", "))}, null, null, c.row_key, c.before, c.after
+            from (select * from audit.timeline_change where resource_id = %(resource_id)s and {within}) as c
+            cross join lateral (
+                select * from audit.timeline t where t.created_at = c.created_at and t.id = c.entry_id
+                  and t.resource_type = %(resource_type)s offset 0) as e
+            order by created_at desc, id desc limit %(limit)s) as step
+        order by created_at desc, id desc"""
+    # These name no resource: looked for among the deletions, by their events unless the table has its own.
+    emptied = f"""
+        select created_at, table_schema, table_name from audit.timeline
+        where event in ('resource_deleted', 'permission_revoked', 'role_unassigned')
+          and operation = 'TRUNCATE' and resource_type = %(resource_type)s and {within}"""
+    async with _reading(database, reader) as snapshot:
+        [found, truncations] = await snapshot.ask((steps, values), (emptied, values), is_last=True)
+    return History(found[MOST_STEPS - 1 :: -1], truncations, len(found) > MOST_STEPS)
+
+
+async def count_entries(database: Database, reader: Reader, listing: Listing) -> int:
+    """How many entries a list has, on all its pages."""
+    async with _reading(database, reader) as snapshot:
+        return await _count(snapshot, listing)
+
+
+async def find_troubles(database: Database) -> set[str]:
+    """What is wrong with the log itself: late, bypassed. What more readers may learn becomes a column here."""
+    query = "select audit.upkeep_is_late() as late, audit.is_bypassed() as bypassed"
+    async with database.reading() as snapshot:
+        [[row]] = await snapshot.ask((query, {}), is_last=True)
+    return {name for name, is_so in row.items() if is_so}
 
 
 async def upkeep_is_late(database: Database) -> bool:

@@ -212,11 +212,18 @@ async def show_facets(database: TheDatabase, reader: TheReader, listing: TheList
     return answers.facet_page(await queries.find_facets(database, reader, listing))
 
 
-async def _export(
-    database: Database, reader: Reader, listing: Listing, asked: Asked, write: Writer, with_changes: bool
+async def export_entries(
+    database: Database,
+    reader: Reader,
+    listing: Listing,
+    given: Mapping[str, Sequence[str]],
+    write: Writer,
+    with_changes: bool,
 ) -> Pieces:
-    """An export, piece by piece; the first piece is empty and comes when everything is ready and recorded."""
-    given = given_filters(asked.query)
+    """An export, piece by piece, recorded with the filters as they were `given`.
+
+    The first piece is empty and comes when everything is ready and recorded.
+    """
     async with (
         queries.exporting(database, reader, listing, given, with_changes=with_changes) as export,
         aclosing(write(export)) as pieces,
@@ -226,7 +233,7 @@ async def _export(
             yield piece
 
 
-async def _streamed(request: AnyRequest, export: Pieces, name: str) -> Stream:
+async def stream_export(request: AnyRequest, export: Pieces, name: str) -> Stream:
     """The answer with an export whose refusals have been raised by now; a HEAD begins none."""
     headers = {"Content-Disposition": f'attachment; filename="{name}"', "Vary": "Accept-Encoding"}
     gzip = takes_gzip(request.scope["headers"])
@@ -290,8 +297,8 @@ async def export_ndjson(
 ) -> Stream:
     """All entries that meet the filters, newest first; the last line is a manifest, without which it was cut short."""
     write = partial(write_ndjson, base=asked.base, expand=listing.expand)
-    export = _export(database, reader, listing, asked, write, "changes" in listing.expand)
-    return await _streamed(request, export, "audit-log.ndjson")
+    export = export_entries(database, reader, listing, given_filters(asked.query), write, "changes" in listing.expand)
+    return await stream_export(request, export, "audit-log.ndjson")
 
 
 @get(
@@ -308,8 +315,8 @@ async def export_csv(
 ) -> Stream:
     """All entries that meet the filters, newest first (RFC 4180); the rows of bulk entries are not in it."""
     whole = replace(listing, expand=CSV_EXPANSIONS)
-    export = _export(database, reader, whole, asked, write_csv, False)
-    return await _streamed(request, export, "audit-log.csv")
+    export = export_entries(database, reader, whole, given_filters(asked.query), write_csv, False)
+    return await stream_export(request, export, "audit-log.csv")
 
 
 @get(HEALTH, responses=HEALTH_REFUSALS, summary="Whether the log can be read")

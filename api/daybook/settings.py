@@ -1,6 +1,6 @@
 """Settings reads every DAYBOOK_* variable of the environment, and says which one is wrong.
 
-It opens no connection and reads no file but the one that holds the database password.
+It opens no connection and reads no file but the one that holds the database password and that with the sentences.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from urllib.parse import urlsplit
 
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from .catalogue import Catalogue, read_catalogue
 
 Network = IPv4Network | IPv6Network
 SecureCookie = Literal["auto", "always", "never"]
@@ -81,6 +83,17 @@ SETTINGS = (
         "Empty: the log's own keys alone.",
     ),
     Setting(
+        "DAYBOOK_SENTENCES",
+        "",
+        "A TOML file with what the page says of your own events, by event (docs/page.md). Empty: their names.",
+    ),
+    Setting(
+        "DAYBOOK_FRAME_ANCESTORS",
+        "",
+        "Origins that may show the page in a frame of theirs, separated by blanks: `'self' https://app.example.org` "
+        "(docs/page.md). Empty: nobody.",
+    ),
+    Setting(
         "DAYBOOK_POSTGRES_BIN",
         "",
         "Folder with the PostgreSQL programs that `demo` starts. Empty: an installed wheel, Debian's, then `PATH`.",
@@ -128,6 +141,8 @@ class Settings:
     statement_timeout: float = 10.0
     secure_cookie: SecureCookie = "auto"
     authenticator: Callable[..., Any] | None = None
+    catalogue: Catalogue = field(default_factory=Catalogue)
+    frame_ancestors: str = "'none'"
     warnings: tuple[str, ...] = ()
 
     @property
@@ -162,6 +177,8 @@ class Settings:
             statement_timeout=read("DAYBOOK_STATEMENT_TIMEOUT", _duration),
             secure_cookie=read("DAYBOOK_SECURE_COOKIE", _secure_cookie),
             authenticator=read("DAYBOOK_AUTHENTICATOR", _function),
+            catalogue=read("DAYBOOK_SENTENCES", _catalogue),
+            frame_ancestors=read("DAYBOOK_FRAME_ANCESTORS", _frame_ancestors),
             warnings=tuple(_unknown(environment)),
         )
 
@@ -265,6 +282,21 @@ def _function(text: str) -> Callable[..., Any] | None:
     if not callable(found):
         raise ValueError(f"names {text!r}, which is no function.")
     return found  # type: ignore[no-any-return]
+
+
+def _catalogue(text: str) -> Catalogue:
+    return read_catalogue(text) if text else Catalogue()
+
+
+def _frame_ancestors(text: str) -> str:
+    """Sources as the directive frame-ancestors takes them (CSP 3, 6.4.2): nothing that could add a directive."""
+    sources = text.split()
+    for source in sources:
+        if not re.fullmatch(r"'self'|https?://(?:\*\.)?[A-Za-z0-9.-]+(?::[0-9]{1,5})?", source):
+            raise ValueError(
+                f"holds {source!r}, which is neither 'self' nor an origin such as https://app.example.org."
+            )
+    return " ".join(sources) or "'none'"
 
 
 def _unknown(environment: Mapping[str, str]) -> list[str]:

@@ -140,10 +140,19 @@ def maintain(conninfo: str, look_for_stale: bool = True, *, in_service: bool = F
         connection.execute("select audit.move_oldest_day()")
         if look_for_stale:
             _compile(connection, run)
+            _note_check(connection, run)
         connection.execute("select audit.note_upkeep(%s)", [run.problem])
         # A closed connection gives its locks back a moment later, and the next run would find them taken.
         holder.rollback()
         return run
+
+
+def _note_check(connection: Connection[Any], run: Run) -> None:
+    """Note whether anything passes the log by: readers are told that much of audit.check()."""
+    try:
+        connection.execute("select audit.note_check()")
+    except psycopg.errors.DatabaseError as error:
+        run.meet(f"check: {_sentence(connection, error)}")
 
 
 def _prepare_days(connection: Connection[Any], run: Run) -> None:

@@ -90,6 +90,7 @@ create table audit.upkeep (
     last_problem text,
     oldest_day date,
     oldest_day_since timestamptz,
+    is_bypassed boolean not null default false,
     constraint upkeep_has_one_row primary key (only_row),
     constraint only_row_is_true check (only_row),
     constraint retention_is_between_a_day_and_ten_years check (retention_days between 1 and 3650),
@@ -124,6 +125,7 @@ comment on column audit.upkeep.last_run_at is 'When upkeep last finished. Null: 
 comment on column audit.upkeep.last_problem is 'What the last run could not do, in a sentence. Null: nothing.';
 comment on column audit.upkeep.oldest_day is 'First UTC day that retention still keeps; days below it are dropped by a later run. Null: upkeep never ran.';
 comment on column audit.upkeep.oldest_day_since is 'When oldest_day was last moved: the days below it are dropped five minutes later at the earliest. Null: upkeep never ran.';
+comment on column audit.upkeep.is_bypassed is 'Whether audit.check() last listed a bypass: what readers of a workspace are told of it. Never null.';
 
 create sequence audit.floor as bigint minvalue 0 start 0;
 comment on sequence audit.floor is
@@ -5653,6 +5655,20 @@ begin atomic
 end;
 comment on function audit.note_upkeep(text) is 'Notes that upkeep ran, and the problem it met; null: none.';
 
+create function audit.note_check()
+    returns boolean
+    language sql
+    volatile
+    security definer
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    update audit.upkeep u
+    set is_bypassed = exists (select from audit.check() c where c.severity = 'bypass')
+    returning u.is_bypassed;
+end;
+comment on function audit.note_check() is
+    'Notes whether audit.check() lists a bypass now, for readers who may not see its findings. Returns it.';
+
 create function audit.take_upkeep_turn()
     returns boolean
     language plpgsql
@@ -5748,6 +5764,11 @@ begin
     end loop;
     -- After the drops, which go by what was committed before: whoever reads by the bound that was loses no day.
     perform audit.move_oldest_day();
+    begin
+        perform audit.note_check();
+    exception when others then
+        problems := problems || format('check: %s', sqlerrm);
+    end;
     perform audit.note_upkeep(nullif(array_to_string(problems, '; '), ''));
     return jsonb_build_object('ran', true, 'days_made', days_made, 'days_dropped', to_jsonb(days_dropped),
                               'days_closed', to_jsonb(array_remove(array[day_closed], null)),
@@ -5771,6 +5792,18 @@ begin atomic
 end;
 comment on function audit.upkeep_is_late() is
     'Whether upkeep has not run for 36 hours or fewer than two days stand ready: what /healthz answers 503 for.';
+
+create function audit.is_bypassed()
+    returns boolean
+    language sql
+    stable
+    security definer
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    select u.is_bypassed from audit.upkeep u;
+end;
+comment on function audit.is_bypassed() is
+    'Whether upkeep last found that changes of a tracked table can pass the log by. What it found, audit.check() tells those who may know.';
 
 create function audit.upkeep_status()
     returns jsonb
@@ -6248,7 +6281,7 @@ grant execute on function
     audit.find_key(text, bytea), audit.find_session(text, bytea), audit.open_session(text, bytea, text, bytea),
     audit.close_session(text, bytea), audit.reading_is_noted(text, text), audit.note_reading(audit.reader),
     audit.note_export(audit.reader, jsonb, bigint), audit.note_denied_write(audit.reader, text, text),
-    audit.retention_days(), audit.upkeep_is_late(), audit.entry_moment(uuid), audit.reading_bounds(),
+    audit.retention_days(), audit.upkeep_is_late(), audit.is_bypassed(), audit.entry_moment(uuid), audit.reading_bounds(),
     audit.activity_digest(text[]), audit.search(text, timestamptz, timestamptz)
     to audit_reader;
 grant usage on type audit.reader, audit.search_hit to audit_reader;
@@ -6261,7 +6294,7 @@ grant select on audit.entry, audit.change, audit.timeline, audit.timeline_change
 grant select (prefix, workspace_id, name, role, created_at, expires_at, lifetime, revoked_at) on audit.api_key to audit_dba;
 grant select (prefix, key_prefix, opened_at, ends_at) on audit.page_session to audit_dba;
 grant execute on function
-    audit.check(), audit.upkeep_status(), audit.list_keys(text), audit.retention_days(), audit.upkeep_is_late(), audit.entry_moment(uuid),
+    audit.check(), audit.upkeep_status(), audit.list_keys(text), audit.retention_days(), audit.upkeep_is_late(), audit.is_bypassed(), audit.entry_moment(uuid),
     audit.day_start(date), audit.utc_day(timestamptz), audit.days_past_retention(), audit.dropped_until(), audit.day_is_held(text), audit.watermark_holder(), audit.reading_bounds(),
     audit.reading_indexes(), audit.entry_words(text, text, jsonb, jsonb), audit.days_to_close(),
     audit.row_history(regclass, text), audit.row_history(text, text, text),
@@ -6280,8 +6313,8 @@ grant execute on function
     audit.take_upkeep_turn(), audit.maintain(), audit.prepare_days(integer, integer), audit.advance_watermark(), audit.watermark_holder(),
     audit.advance_counts(interval), audit.recount(), audit.days_to_close(), audit.close_day(text), audit.note_frozen(text),
     audit.drop_day(text, jsonb), audit.count_day(text), audit.days_past_retention(), audit.dropped_until(), audit.day_is_held(text),
-    audit.move_oldest_day(), audit.hold_day(date, text), audit.release_day(date), audit.note_upkeep(text),
-    audit.follow_table(bigint, text), audit.check(), audit.upkeep_status(), audit.upkeep_is_late(), audit.retention_days(),
+    audit.move_oldest_day(), audit.hold_day(date, text), audit.release_day(date), audit.note_upkeep(text), audit.note_check(),
+    audit.follow_table(bigint, text), audit.check(), audit.upkeep_status(), audit.upkeep_is_late(), audit.is_bypassed(), audit.retention_days(),
     audit.day_start(date), audit.utc_day(timestamptz),
     audit.create_key(text, bytea, text, text, text, timestamptz), audit.rotate_key(text, text, bytea, interval, timestamptz),
     audit.revoke_key(text), audit.list_keys(text)
