@@ -81,6 +81,18 @@ SETTINGS = (
         "Empty: the log's own keys alone.",
     ),
     Setting(
+        "DAYBOOK_SEAL_KEY_FILE",
+        "",
+        "File with the Ed25519 private key that signs seals (docs/integrity.md); `daybook seal --new-key` makes one. "
+        "Empty: they are not signed.",
+    ),
+    Setting(
+        "DAYBOOK_SEAL_DIGESTS",
+        "",
+        "Where digests of seals are kept: a file, a folder (`…/`, a file for each day) or `-`, standard output. "
+        "Empty: in the database alone.",
+    ),
+    Setting(
         "DAYBOOK_POSTGRES_BIN",
         "",
         "Folder with the PostgreSQL programs that `demo` starts. Empty: an installed wheel, Debian's, then `PATH`.",
@@ -128,6 +140,8 @@ class Settings:
     statement_timeout: float = 10.0
     secure_cookie: SecureCookie = "auto"
     authenticator: Callable[..., Any] | None = None
+    seal_key_file: Path | None = None
+    seal_digests: str | None = None
     warnings: tuple[str, ...] = ()
 
     @property
@@ -162,6 +176,8 @@ class Settings:
             statement_timeout=read("DAYBOOK_STATEMENT_TIMEOUT", _duration),
             secure_cookie=read("DAYBOOK_SECURE_COOKIE", _secure_cookie),
             authenticator=read("DAYBOOK_AUTHENTICATOR", _function),
+            seal_key_file=read("DAYBOOK_SEAL_KEY_FILE", _path),
+            seal_digests=read("DAYBOOK_SEAL_DIGESTS", str) or None,
             warnings=tuple(_unknown(environment)),
         )
 
@@ -201,6 +217,10 @@ def _first_line(text: str) -> str | None:
     if not password:
         raise ValueError(f"names the file {text}, whose first line is empty.")
     return password
+
+
+def _path(text: str) -> Path | None:
+    return Path(text) if text else None
 
 
 def _public_url(text: str) -> str | None:
