@@ -139,6 +139,7 @@ class Stretch:
     lower_bound: datetime
     upper_bound: datetime
     entries: int
+    changes: int
     last_digest: bytes
     dropped_at: datetime | None
 
@@ -148,6 +149,7 @@ class Stretch:
             return False
         self.last, self.upper_bound, self.last_digest = seal.sequence, seal.upper_bound, seal.digest
         self.entries += seal.entries
+        self.changes += seal.changes
         return True
 
 
@@ -274,8 +276,8 @@ def _stretches(connection: Connection[Any], chain: _Chain, partitions: list[Part
             if stretch:
                 yield stretch
             stretch = Stretch(
-                partition, seal.sequence, seal.sequence, seal.lower_bound, seal.upper_bound, seal.entries, seal.digest,
-                dropped_at,
+                partition, seal.sequence, seal.sequence, seal.lower_bound, seal.upper_bound, seal.entries,
+                seal.changes, seal.digest, dropped_at,
             )  # fmt: skip
     if stretch:
         yield stretch
@@ -505,6 +507,9 @@ def _judge_dropped(
     believed: list[Stretch] = []
     days: list[Dropped] = []
     for stretch in reversed(gone):
+        if not stretch.entries and not stretch.changes and not stretch.dropped_at:
+            # No day stood there, nothing was lost.
+            continue
         entries = told.get(stretch.last_digest.hex())
         is_told = entries == stretch.entries
         if is_told or _was_dropped_with(stretch.dropped_at, partitions, believed):
