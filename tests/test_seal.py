@@ -78,16 +78,18 @@ def test_a_root_is_that_of_rfc_6962() -> None:
 
 ODD_ENTRIES = """
 insert into audit.entry values
-    ('019cec37-b600-7001-8000-000000000001', '2026-03-14 12:00:00.000001Z', 'acme', 'resource_updated', 'UPDATE', 'public',
-     'document', 'document', null, 'Plän', null, 'user', '42', 'Ada', 2, null, null, 'r-1',
+    ('019cec37-b600-7001-8000-000000000001', '2026-03-14 12:00:00.000001Z', 'acme', 'resource_updated', 'UPDATE',
+     'public', 'document', 'document', null, 'Plän', null, 'user', '42', 'Ada', 2, null, null, 'r-1',
      '{"b": 1.50, "aa": [null], "é": 1e-7}', 'app', '4294967296'),
-    ('019cec37-b600-7001-8000-000000000002', '2026-03-14 12:00:00.000001Z', null, 'x_seen', 'EVENT', null, null, 'x', '', '',
-     '', 'system', 'system', 'system', 0, '{}', '{}', null, null, 'app', '1')"""
+    ('019cec37-b600-7001-8000-000000000002', '2026-03-14 12:00:00.000001Z', null, 'x_seen', 'EVENT', null, null, 'x',
+     '', '', '', 'system', 'system', 'system', 0, '{}', '{}', null, null, 'app', '1')"""
 ODD_CHANGES = """
 insert into audit.change values
-    ('019cec37-b600-7001-8000-000000000001', '2026-03-14 12:00:00.000001Z', 'acme', '1', 'A', null, '{"n": 1}', '{"n": 1.0}'),
-    ('019cec37-b600-7001-8000-000000000001', '2026-03-14 12:00:00.000001Z', 'acme', '2', 'B', '3', null, '{"n": 1e40}')"""
-# Computed by hand from docs/integrity.md. What is sealed must be found again by every later version: these never change.
+    ('019cec37-b600-7001-8000-000000000001', '2026-03-14 12:00:00.000001Z', 'acme', '1', 'A', null,
+     '{"n": 1}', '{"n": 1.0}'),
+    ('019cec37-b600-7001-8000-000000000001', '2026-03-14 12:00:00.000001Z', 'acme', '2', 'B', '3', null,
+     '{"n": 1e40}')"""
+# Computed by hand from docs/integrity.md. What is sealed must be found again by every later version.
 DIGESTS = [
     "d34cd72a50fffd9544f51b675e19f986c2663294f867fc25a3120ddf1dbbbdee",
     "73916b129756305fc92a42b62f63317fbb42e238c31e4fcbb97265ea128438d4",
@@ -182,7 +184,8 @@ def forge_row(db: Connection, entry_id: Any, key: Any, before: Any, after: Any, 
         [key, Jsonb(before), Jsonb(after), entry_id],
     )
     db.cursor().executemany(
-        "insert into audit.change select id, created_at, workspace_id, %s, null, null, null, %s from audit.entry where id = %s",
+        "insert into audit.change select id, created_at, workspace_id, %s, null, null, null, %s from audit.entry"
+        " where id = %s",
         [(text, Jsonb(value), entry_id) for text, value in changed],
     )
     db.execute("reset session_replication_role")
@@ -218,8 +221,10 @@ def test_a_partition_of_several_days_has_a_block_for_each(database: Database, db
     db.execute(
         """do $$ begin
         perform audit.create_partition('entry', 'entry_20260316'), audit.create_partition('change', 'change_20260316');
-        alter table audit.entry attach partition audit.entry_20260316 for values from ('2026-03-14Z') to ('2026-03-17Z');
-        alter table audit.change attach partition audit.change_20260316 for values from ('2026-03-14Z') to ('2026-03-17Z');
+        alter table audit.entry attach partition audit.entry_20260316
+            for values from ('2026-03-14Z') to ('2026-03-17Z');
+        alter table audit.change attach partition audit.change_20260316
+            for values from ('2026-03-14Z') to ('2026-03-17Z');
         end $$"""
     )
     put_entries(
@@ -283,8 +288,8 @@ def test_two_that_seal_at_once_do_not_fork_the_chain(database: Database, db: Con
     begin(database, db)
     write(db, "delete from document where id = 1")
     row = db.execute("select * from audit.seal order by sequence desc limit 1").fetchone()
+    assert row
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="does not follow"):
-        assert row
         db.execute("select audit.add_seal(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)", row[:12])
 
 
@@ -347,7 +352,8 @@ def test_each_block_is_kept_as_a_line_of_json(
     lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     assert [file.name for file in files] == sorted({f"{line['lower_bound'][:10]}.ndjson" for line in lines})
     expected = db.execute(
-        "select sequence, entries, changes, encode(digest, 'hex'), encode(signature, 'hex') from audit.seal order by sequence"
+        "select sequence, entries, changes, encode(digest, 'hex'), encode(signature, 'hex') from audit.seal"
+        " order by sequence"
     ).fetchall()
     assert [
         tuple(line[k] for k in ("sequence", "entries", "changes", "digest", "signature")) for line in lines
