@@ -51,6 +51,12 @@ def sealer(tmp_path: Path) -> Sealer:
     return Sealer(read_signing_key(tmp_path / "seal.key"), Keeper(str(tmp_path / "kept")))
 
 
+@pytest.mark.parametrize(("file", "name"), sorted(set(re.findall(r"`(test_\w+\.py)::(\w+)`", DOCUMENT))))
+def test_a_test_that_the_document_names_exists(file: str, name: str) -> None:
+    text = (REPOSITORY / "tests" / file).read_text(encoding="utf-8")
+    assert re.search(rf"^def {name}\(", text, re.MULTILINE)
+
+
 # The form
 
 

@@ -96,6 +96,12 @@ def seal(
     return done
 
 
+def is_due(connection: Connection[Any]) -> bool:
+    """Whether a service has something to seal by now."""
+    query = "select from audit.seal_bounds(%s, %s)"
+    return connection.execute(query, [SEALED_IN_SERVICE, SEALED_WHEN_IDLE]).fetchone() is not None
+
+
 def _reader(connections: ExitStack, conninfo: str) -> Connection[Any]:
     connection = connections.enter_context(connect(conninfo, autocommit=True))
     # No role but the owner reads all of the log and may be taken by upkeep's login.

@@ -15,7 +15,7 @@ from psycopg.errors import LockNotAvailable, ObjectNotInPrerequisiteState
 from psycopg.rows import class_row
 
 from .database import connect
-from .seals import Sealer, seal
+from .seals import Sealer, is_due, seal
 from .signing import SealError
 
 LOCK_TIMEOUT = "100ms"
@@ -191,6 +191,8 @@ def _counted_until(connection: Connection[Any], at_least: str) -> datetime | Non
 def _seal(conninfo: str, connection: Connection[Any], run: Run, sealer: Sealer, in_service: bool) -> None:
     problem = None
     try:
+        if in_service and not is_due(connection):
+            return
         run.blocks_sealed = seal(conninfo, sealer, in_service=in_service).blocks
     except SealError as error:
         problem = str(error)

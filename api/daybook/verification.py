@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -393,7 +394,7 @@ def _compute(
         for stretch in stretches:
             add(compute(conninfo, stretch))
         return
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_end_quietly) as pool:
         # A few at a time, so that an interrupted run ends soon.
         waiting = iter(stretches)
         running: set[Future[Result]] = set()
@@ -411,6 +412,11 @@ def _compute(
         finally:
             for future in running:
                 future.cancel()
+
+
+def _end_quietly() -> None:
+    """Interrupted with its parent, a process ends without a word."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def compute(conninfo: str, stretch: Stretch) -> Result:
