@@ -292,6 +292,18 @@ def test_seals_rewritten_with_another_key_are_found(
     assert told(result) == [("replaced", block, None)]
 
 
+def test_a_signature_that_was_altered_is_found(database: Database, db: Connection, sealer: Sealer) -> None:
+    begin(database, db, sealer)
+    block = last_block(db)
+    forge(
+        db,
+        f"""update audit.seal s set signature = o.signature from audit.seal o
+            where s.sequence = {block} and o.sequence = {block - 1}""",
+    )
+    result = verify(database.url("dba"), public_keys=public(sealer))
+    assert told(result) == [("replaced", block, None)]
+
+
 def test_an_old_digest_with_its_signature_in_the_place_of_a_new_one_is_found(
     database: Database, db: Connection, sealer: Sealer
 ) -> None:

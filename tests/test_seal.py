@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
 
-from daybook import leaves, seals
+from daybook import leaves, seals, verification
 from daybook.commands import main
 from daybook.digests import Keeper, read_digests
 from daybook.leaves import CHANGE_COLUMNS, ENTRY_COLUMNS, path_of, root_of
@@ -29,7 +29,7 @@ from daybook.upkeep import maintain, status
 from daybook.verification import verify
 from tests.conftest import REPOSITORY, Database
 from tests.reading import AS_ADMIN, AS_MEMBER, AS_STRANGER, Client, add_keys, opened
-from tests.sealing import TRACKED, begin, forge, found, ids, last_block, sealed, told, write
+from tests.sealing import TODAY, TRACKED, begin, forge, found, ids, last_block, sealed, told, write
 from tests.trail import Connection, count, own_events
 from tests.upkeep import make_past, put_entries, settle
 
@@ -166,7 +166,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(
         st.tuples(TEXT | st.none(), TEXT, TEXT | st.none(), JSON, JSON, st.lists(st.tuples(TEXT, JSON), max_size=3)),
@@ -224,31 +224,32 @@ def test_blocks_follow_each_other_and_span_no_two_days(database: Database, db: C
 
 
 def test_a_partition_of_several_days_has_a_block_for_each(database: Database, db: Connection) -> None:
-    db.execute(
-        """do $$ begin
-        perform audit.create_partition('entry', 'entry_20260316'), audit.create_partition('change', 'change_20260316');
-        alter table audit.entry attach partition audit.entry_20260316
-            for values from ('2026-03-14Z') to ('2026-03-17Z');
-        alter table audit.change attach partition audit.change_20260316
-            for values from ('2026-03-14Z') to ('2026-03-17Z');
-        end $$"""
-    )
-    put_entries(
-        db,
-        "unnest('{2026-03-14 00:00Z,2026-03-14 23:59:59.999999Z,2026-03-15 00:00Z,2026-03-16 12:00Z}'::timestamptz[])",
-    )
+    first, second, third = several_days(db)
+    moments = f"'{first} 00:00Z', '{first} 23:59:59.999999Z', '{second} 00:00Z', '{third} 12:00Z'"
+    put_entries(db, f"unnest(array[{moments}]::timestamptz[])")
     settle(db)
     sealed(database)
-    rows = db.execute("select entries from audit.seal order by sequence limit 3").fetchall()
-    assert rows == [(2,), (1,), (1,)]
+    assert db.execute("select entries from audit.seal order by sequence limit 3").fetchall() == [(2,), (1,), (1,)]
     assert found(database) == []
+
+
+def several_days(db: Connection) -> list[str]:
+    """A partition of three days of the past, and what they are."""
+    rows = db.execute(f"select ({TODAY} - n)::text from generate_series(4, 1, -1) n".encode()).fetchall()
+    days = [row[0] for row in rows]
+    for table in ("entry", "change"):
+        name = f"{table}_{days[2].replace('-', '')}"
+        db.execute("select audit.create_partition(%s, %s)", [table, name])
+        bounds = f"from ('{days[0]}Z') to ('{days[3]}Z')"
+        db.execute(f"alter table audit.{table} attach partition audit.{name} for values {bounds}".encode())
+    return days[:3]
 
 
 def test_a_block_ends_after_so_many_leaves_and_never_within_a_moment(
     database: Database, db: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    db.execute("select audit.create_day('2026-03-14')")
-    put_entries(db, "timestamptz '2026-03-14Z' + n / 5 * interval '1 second' from generate_series(0, 19) n")
+    db.execute(f"select audit.create_day({TODAY} - 2)".encode())
+    put_entries(db, f"audit.day_start({TODAY} - 2) + n / 5 * interval '1 second' from generate_series(0, 19) n")
     settle(db)
     monkeypatch.setattr(seals, "MOST_LEAVES", 7)
     sealed(database)
@@ -441,6 +442,22 @@ def test_days_that_retention_dropped_are_told_and_fit(database: Database, db: Co
         [(1, 1, 1, True), (2, 2, 1, True)],
     )
     assert count(db, "select count(*) from audit.seal where dropped_at is not null and entry_keys is null") == 2
+
+
+def test_a_day_that_is_dropped_while_it_is_verified_is_no_misfit(
+    database: Database, db: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_old(db, 5, 4)
+    sealed(database)
+    compute = verification.compute
+
+    def compute_late(connections: Any, stretch: Any) -> Any:
+        let_go(database, db, 2)
+        return compute(connections, stretch)
+
+    monkeypatch.setattr(verification, "compute", compute_late)
+    result = verify(database.url("dba"))
+    assert (result.misfits, [day.first for day in result.dropped]) == ([], [1, 2])
 
 
 def test_a_day_that_held_less_when_it_was_dropped_is_found(database: Database, db: Connection) -> None:

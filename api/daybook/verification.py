@@ -13,9 +13,10 @@ import signal
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID
@@ -186,9 +187,9 @@ def verify(
         ]
         standing = [stretch for stretch in asked if stretch.partition]
         _compute(conninfo, standing, result, processes, on_progress)
-        _judge_dropped(
-            connection, [stretch for stretch in stretches if not stretch.partition], partitions, asked, result
-        )
+        _look_again(connection, [stretch for stretch in standing if not stretch.partition])
+        gone = [stretch for stretch in stretches if not stretch.partition]
+        _judge_dropped(connection, gone, partitions, asked, result)
         if stretches and (since is None or stretches[0].lower_bound > since):
             _look_before(connection, partitions, stretches[0].lower_bound, result)
     _find_moved(result)
@@ -379,8 +380,11 @@ def _compute(
     on_progress(0, count)
     done = 0
 
-    def add(part: Result) -> None:
+    def add(stretch: Stretch, part: Result | None) -> None:
         nonlocal done
+        if part is None:
+            stretch.partition = None
+            return
         result.blocks += part.blocks
         result.entries += part.entries
         result.changes += part.changes
@@ -391,46 +395,59 @@ def _compute(
 
     workers = min(processes or os.cpu_count() or 1, len(stretches))
     if workers < 2 or (processes is None and count < WORTH_PROCESSES):
-        for stretch in stretches:
-            add(compute(conninfo, stretch))
+        with ExitStack() as opened:
+            connections = _open(opened, conninfo)
+            for stretch in stretches:
+                add(stretch, compute(connections, stretch))
         return
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_end_quietly) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, spawn, initializer=_begin_process, initargs=(conninfo,)) as pool:
         # A few at a time, so that an interrupted run ends soon.
         waiting = iter(stretches)
-        running: set[Future[Result]] = set()
+        running: dict[Future[Result | None], Stretch] = {}
         try:
             while True:
-                running |= {
-                    pool.submit(compute, conninfo, s)
-                    for s, _ in zip(waiting, range(2 * workers - len(running)), strict=False)
-                }
+                for stretch in islice(waiting, 2 * workers - len(running)):
+                    running[pool.submit(_compute_in_process, stretch)] = stretch
                 if not running:
                     break
-                ended, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in ended:
-                    add(future.result())
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    add(running.pop(future), future.result())
         finally:
             for future in running:
                 future.cancel()
 
 
-def _end_quietly() -> None:
-    """Interrupted with its parent, a process ends without a word."""
+_of_process: list[Connection[Any]] = []
+
+
+def _begin_process(conninfo: str) -> None:
+    # Interrupted with its parent, a process ends without a word.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _of_process.extend(_open(ExitStack(), conninfo))
 
 
-def compute(conninfo: str, stretch: Stretch) -> Result:
-    """Compute the blocks of one partition again, and compare them with their seals."""
+def _compute_in_process(stretch: Stretch) -> Result | None:
+    return compute(_of_process, stretch)
+
+
+def _open(opened: ExitStack, conninfo: str) -> list[Connection[Any]]:
+    """The three connections that computing takes: for entries, for changes, for seals."""
+    connections = [opened.enter_context(connect(conninfo, autocommit=True)) for _ in range(3)]
+    for connection in connections:
+        become_reader(connection)
+    return connections
+
+
+def compute(connections: Sequence[Connection[Any]], stretch: Stretch) -> Result | None:
+    """Compute the blocks of one partition again, and compare them with their seals; None when it is gone by now."""
     result = Result()
     assert stretch.partition
-    with ExitStack() as opened:
-        connections = [opened.enter_context(connect(conninfo, autocommit=True)) for _ in range(3)]
-        for connection in connections:
-            become_reader(connection)
-        name, lower, upper = stretch.partition.name, stretch.lower_bound, stretch.upper_bound
-        query = f"select {COLUMNS} from audit.seal where sequence between %s and %s order by sequence"
-        seals = [Seal(*row) for row in connections[2].execute(query.encode(), [stretch.first, stretch.last]).fetchall()]
-        leaves = opened.enter_context(closing(_Ahead(read_leaves(connections[0], connections[1], name, lower, upper))))
+    name, lower, upper = stretch.partition.name, stretch.lower_bound, stretch.upper_bound
+    query = f"select {COLUMNS} from audit.seal where sequence between %s and %s order by sequence"
+    seals = [Seal(*row) for row in connections[2].execute(query.encode(), [stretch.first, stretch.last]).fetchall()]
+    try:
+        leaves = _Ahead(read_leaves(connections[0], connections[1], name, lower, upper))
         for seal in seals:
             tree = leaves.until(key_of_moment(seal.upper_bound))
             result.blocks += 1
@@ -438,6 +455,9 @@ def compute(conninfo: str, stretch: Stretch) -> Result:
             result.changes += tree.changes
             if (tree.entries, tree.changes, tree.root()) != (seal.entries, seal.changes, seal.root):
                 result.meet(*_misfits(connections[2], name, seal, tree))
+        leaves.finish()
+    except UndefinedTable:
+        return None
     return result
 
 
@@ -458,10 +478,10 @@ class _Ahead:
         self._next = leaf
         return tree
 
-    def close(self) -> None:
-        close = getattr(self._leaves, "close", None)
-        if close:
-            close()
+    def finish(self) -> None:
+        """Read to the end, so that the connections can be asked again."""
+        for _ in self._leaves:
+            pass
 
 
 def _misfits(connection: Connection[Any], partition: str, seal: Seal, tree: Tree) -> list[Misfit]:
@@ -534,6 +554,14 @@ def _judge_dropped(
             what += "their day is gone, and no entry says that retention dropped it"
         result.meet(Misfit("missing", what, stretch.first))
     result.dropped = days[::-1]
+
+
+def _look_again(connection: Connection[Any], dropped_meanwhile: list[Stretch]) -> None:
+    """When these days were dropped, which stood when this run began."""
+    for stretch in dropped_meanwhile:
+        query = "select max(dropped_at) from audit.seal where sequence between %s and %s"
+        row = connection.execute(query, [stretch.first, stretch.last]).fetchone()
+        stretch.dropped_at = row[0] if row else None
 
 
 def _told(connection: Connection[Any]) -> dict[str, int]:
