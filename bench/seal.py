@@ -44,13 +44,14 @@ def main() -> None:
     parser.add_argument("--postgres", type=int, metavar="VERSION", help="major version of the server (newest)")
     parser.add_argument("--entries", type=int, default=1_000_000, help="entries of the log (1,000,000)")
     parser.add_argument("--data", type=Path, default=Path("/tmp/pg-daybook-bench-seal"), help="folder of the log")
+    parser.add_argument("--as-it-is", action="store_true", help="take the log that is there, whatever version of sql/")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of sealing, COPY and verifying (3)")
     parser.add_argument("--windows", type=int, default=12, help="windows of each kind for the writers (12); 0: none")
     parser.add_argument("--seconds", type=float, default=4, help="length of a window (4)")
     options = parser.parse_args()
     if options.entries:
         prepare_folder(options.data)
-        with ready(options.data, options.entries, options.postgres) as log:
+        with ready(options.data, options.entries, options.postgres, as_it_is=options.as_it_is) as log:
             report_log(log, options.rounds, options.data)
     if options.windows:
         report_writers(options.postgres, options.windows, options.seconds)
@@ -82,6 +83,7 @@ def report_log(log: Log, rounds: int, folder: Path) -> None:
             seconds, peaks = run_verify(log.url)
             rates["verify"].append(rows / seconds)
             rates["one process"].append(rows / run_verify(log.url, "1")[0])
+        print(" ".join(f"{name} {values[-1]:,.0f}" for name, values in rates.items()), flush=True)
     some, part = run_verify(log.url, share=True)
     print(f"\n{rows:,} entries, {done.changes:,} changed rows, {done.blocks} blocks; medians of {rounds} rounds")
     for name, values in rates.items():

@@ -1363,14 +1363,15 @@ begin atomic
         select coalesce(audit.sealed_until(),
                         (select min(d.lower_bound) from audit.day_partition d where d.log_table = 'entry' and not d.detach_pending)) as until
     ), next as (
-        select s.until, least(w.moment, audit.day_start(audit.utc_day(s.until) + 1)) as upper_bound, d.partition_name,
+        select s.until, least(w.moment, audit.day_start(audit.utc_day(s.until) + 1)) as upper_bound,
                w.moment >= audit.day_start(audit.utc_day(s.until) + 1) as ends_day
         from sealed s
         cross join audit.watermark w
-        left join audit.day_partition d
-            on d.log_table = 'entry' and s.until >= d.lower_bound and s.until < d.upper_bound
     )
-    select n.partition_name, n.until, n.upper_bound
+    -- Asked once a second, and seldom with a row: the partition is looked up for that alone.
+    select (select d.partition_name from audit.day_partition d
+            where d.log_table = 'entry' and n.until >= d.lower_bound and n.until < d.upper_bound),
+           n.until, n.upper_bound
     from next n
     where n.upper_bound > n.until
       and (n.ends_day or n.upper_bound - n.until >= least_idle_length
