@@ -13,7 +13,7 @@ PYTEST := $(PYTHON) -m pytest -n $(WORKERS) --dist loadgroup
 .DEFAULT_GOAL := help
 .SUFFIXES:
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-all lint format check soak faults freeze extension bench bench-rights bench-read wheel requirements clean
+.PHONY: help venv demo test test-all lint format check soak faults freeze extension bench bench-rights bench-read bench-seal wheel requirements clean
 
 help: ## list the targets
 	@echo "make TARGET, where TARGET is one of"
@@ -63,6 +63,9 @@ bench-rights: $(VENV)/.dev ## measure what row-level security, authentication an
 
 bench-read: $(VENV)/.dev ## measure reading at 200,000 and 20,000,000 entries (ARGS="--large 2000000 --data FOLDER")
 	@$(PYTHON) -m bench.read $(ARGS)
+
+bench-seal: $(VENV)/.dev ## measure sealing and verifying a million entries (ARGS="--entries 20000000 --data FOLDER")
+	@$(PYTHON) -m bench.seal $(ARGS)
 
 faults: $(VENV)/.dev ## kill -9 the server under writers, 50 rounds (ARGS="--rounds 5 --seed 1")
 	@$(PYTHON) -m tests.faults $(ARGS)

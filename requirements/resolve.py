@@ -12,9 +12,9 @@ PROJECT = FOLDER.parent / "pyproject.toml"
 
 # Each file with what it is made of; the first one decides the versions of the others.
 FILES = {
-    "dev.txt": [str(PROJECT), "--extra=demo", "--extra=django", f"--group={PROJECT}:dev"],
+    "dev.txt": [str(PROJECT), "--extra=demo", "--extra=django", "--extra=integrity", f"--group={PROJECT}:dev"],
     "demo.txt": [str(PROJECT), "--extra=demo", f"--group={PROJECT}:build"],
-    "run.txt": [str(PROJECT)],
+    "run.txt": [str(PROJECT), "--extra=integrity"],
     "build.txt": [f"--group={PROJECT}:build"],
 }
 OPTIONS = [

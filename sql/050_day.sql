@@ -298,6 +298,7 @@ declare
     change_name constant text := regexp_replace(day_name, '^entry_', 'change_');
     entries bigint := 0;
     changes bigint := 0;
+    blocks record;
 begin
     if day_name !~ '^entry_[0-9]{8}$' or to_regclass(format('audit.%I', day_name)) is null then
         raise exception 'there is no day partition %', day_name
@@ -308,10 +309,13 @@ begin
     if to_regclass(format('audit.%I', change_name)) is not null then
         execute format('select count(*) from audit.%I', change_name) into changes;
     end if;
-    return jsonb_build_object('entries', entries, 'changes', changes, 'digest', null);
+    select * into blocks from audit.blocks_of_day(day_name);
+    return jsonb_build_object('entries', entries, 'changes', changes, 'digest', encode(blocks.digest, 'hex'))
+        || case when blocks.digest is null then '{}'
+                else jsonb_build_object('blocks', jsonb_build_array(blocks.first_block, blocks.last_block)) end;
 end
 $function$;
-comment on function audit.count_day(text) is 'What a day partition of audit.entry and its changes hold, as day_dropped tells it.';
+comment on function audit.count_day(text) is 'What a day partition of audit.entry and its changes hold, as day_dropped tells it: entries, changes, digest (of its last seal; null: not sealed) and blocks (its first and last; only when sealed).';
 
 create function audit.drop_day(day_name text, counts jsonb default null)
     returns void
@@ -339,11 +343,17 @@ begin
             using errcode = 'insufficient_privilege',
                   hint = 'audit.day_hold says why; audit.release_day(day) ends it.';
     end if;
+    if audit.day_awaits_seal(day_name) then
+        raise exception 'day partition % is not sealed yet', day_name
+            using errcode = 'object_not_in_prerequisite_state',
+                  hint = 'A log that was sealed once drops no day before its seal: run daybook seal, or daybook maintain.';
+    end if;
     if day.partition_oid is not null then
         -- In the order in which writers lock.
         lock table only audit.entry, audit.change in access exclusive mode;
     end if;
     perform audit.write_event('day_dropped', day_name, null, content);
+    perform audit.forget_seals(day_name);
     if to_regclass(format('audit.%I', change_name)) is not null then
         execute format('drop table audit.%I', change_name);
     end if;
@@ -352,4 +362,4 @@ begin
 end
 $function$;
 comment on function audit.drop_day(text, jsonb) is
-    'Drops the partitions of one day that is past retention and not on hold, and leaves a day_dropped entry with what it held: counts as count_day gives them, counted here when null.';
+    'Drops the partitions of one day that is past retention, sealed where sealing is done, and not on hold, and leaves a day_dropped entry with what it held: counts as count_day gives them, counted here when null.';

@@ -12,6 +12,7 @@ begin atomic
     from audit.day_partition d
     where d.log_table = 'entry' and not d.is_beyond
       and d.upper_bound <= audit.dropped_until() and not audit.day_is_held(d.partition_name)
+      and audit.day_awaits_seal(d.partition_name) is not true
     union all
     -- Detached by a run that did not live to drop it.
     select c.relname::text
@@ -19,10 +20,10 @@ begin atomic
     where c.relnamespace = 'audit'::regnamespace and c.relkind = 'r' and not c.relispartition
       and c.relname ~ '^entry_[0-9]{8}$'
       and audit.day_start(to_date(right(c.relname, 8), 'YYYYMMDD') + 1) <= audit.dropped_until()
-      and not audit.day_is_held(c.relname::text)
+      and not audit.day_is_held(c.relname::text) and audit.day_awaits_seal(c.relname::text) is not true
     order by 1;
 end;
-comment on function audit.days_past_retention() is 'The day partitions of audit.entry that may be dropped now, oldest first: past retention, below an oldest_day that was moved five minutes ago or earlier, not on hold.';
+comment on function audit.days_past_retention() is 'The day partitions of audit.entry that may be dropped now, oldest first: past retention, below an oldest_day that was moved five minutes ago or earlier, not on hold, sealed where sealing is done.';
 
 create function audit.note_upkeep(problem text)
     returns void
@@ -158,7 +159,7 @@ begin
 end
 $function$;
 comment on function audit.maintain() is
-    'Makes days ahead, drops days past retention, compiles stale capture functions. One transaction; several at once are safe, one works. Moves the watermark on, counts, closes a day. Differs from "daybook maintain": it drops days under a short lock on the log instead of detaching them concurrently, closes one day a run, freezes none, and the watermark lags by a run. Returns what it did.';
+    'Makes days ahead, drops days past retention, compiles stale capture functions. One transaction; several at once are safe, one works. Moves the watermark on, counts, closes a day. Differs from "daybook maintain": it drops days under a short lock on the log instead of detaching them concurrently, closes one day a run, freezes none, and the watermark lags by a run. It seals nothing: run "daybook seal" beside it. Returns what it did.';
 
 create function audit.upkeep_is_late()
     returns boolean
@@ -206,10 +207,11 @@ begin atomic
         'watermark_held_by', audit.watermark_holder(),
         'counted_until', (select w.counted_until from audit.watermark w),
         'days_to_close', (select count(*) from audit.days_to_close()),
+        'integrity', audit.integrity(),
         'days_held', (select coalesce(jsonb_agg(h.day order by h.day), '[]') from audit.day_hold h),
         'entries_beyond', (select count(*) from audit.entry e
                            where e.created_at >= (select lower_bound from audit.day_partition where log_table = 'entry' and is_beyond)))
     from audit.upkeep u;
 end;
 comment on function audit.upkeep_status() is
-    'The state of upkeep as one object: version, last_run_at, last_problem, is_late, prepared_until (last day that stands ready), oldest_day, retention_days, watermark, watermark_held_by, counted_until, days_to_close, days_held (the days on hold), entries_beyond (entries past the prepared days).';
+    'The state of upkeep as one object: version, last_run_at, last_problem, is_late, prepared_until (last day that stands ready), oldest_day, retention_days, watermark, watermark_held_by, counted_until, days_to_close, integrity (as audit.integrity() tells it), days_held (the days on hold), entries_beyond (entries past the prepared days).';

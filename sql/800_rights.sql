@@ -130,7 +130,8 @@ grant execute on function
     audit.close_session(text, bytea), audit.reading_is_noted(text, text), audit.note_reading(audit.reader),
     audit.note_export(audit.reader, jsonb, bigint), audit.note_denied_write(audit.reader, text, text),
     audit.retention_days(), audit.upkeep_is_late(), audit.is_bypassed(), audit.entry_moment(uuid), audit.reading_bounds(),
-    audit.activity_digest(text[]), audit.search(text, timestamptz, timestamptz)
+    audit.activity_digest(text[]), audit.search(text, timestamptz, timestamptz),
+    audit.integrity(), audit.workspace_misfits()
     to audit_reader;
 grant usage on type audit.reader, audit.search_hit to audit_reader;
 
@@ -138,7 +139,9 @@ grant usage on type audit.reader, audit.search_hit to audit_reader;
 grant usage on schema audit to audit_dba;
 grant select on audit.entry, audit.change, audit.timeline, audit.timeline_change, audit.day_partition,
     audit.tracked_table, audit.rewritten_table, audit.upkeep, audit.day_hold, audit.reading, audit.schema_version, audit.floor,
-    audit.watermark, audit.daily_activity, audit.activity_total, audit.closed_day, audit.open_entry, audit.open_words to audit_dba;
+    audit.watermark, audit.daily_activity, audit.activity_total, audit.closed_day, audit.open_entry, audit.open_words,
+    audit.seal, audit.sealing, audit.verification
+    to audit_dba;
 grant select (prefix, workspace_id, name, role, created_at, expires_at, lifetime, revoked_at) on audit.api_key to audit_dba;
 grant select (prefix, key_prefix, opened_at, ends_at) on audit.page_session to audit_dba;
 grant execute on function
@@ -149,13 +152,16 @@ grant execute on function
     audit.row_as_of(regclass, text, timestamptz), audit.row_as_of(text, text, text, timestamptz),
     audit.row_image(audit.table_span[], text, timestamptz, boolean), audit.row_changes(audit.table_span[], text),
     audit.alter_row_image(jsonb, jsonb), audit.key_after(audit.row_change, text, audit.table_span), audit.table_spans(text, text),
-    audit.primary_key_columns(oid), audit.bounded_sql(text)
+    audit.primary_key_columns(oid), audit.bounded_sql(text),
+    audit.integrity(), audit.sealed_until(), audit.seal_bounds(interval, interval), audit.day_awaits_seal(text), audit.blocks_of_day(text),
+    audit.note_verification(timestamptz, timestamptz, bigint, bigint, bigint, jsonb)
     to audit_dba;
 grant usage on type audit.table_span, audit.row_change to audit_dba;
 
 -- audit_maintainer: upkeep and keys; becomes audit_owner by SET ROLE for what functions cannot do.
 grant usage on schema audit to audit_maintainer;
-grant select on audit.day_partition, audit.tracked_table, audit.upkeep, audit.day_hold, audit.watermark, audit.closed_day
+grant select on audit.day_partition, audit.tracked_table, audit.upkeep, audit.day_hold, audit.watermark, audit.closed_day,
+    audit.seal, audit.sealing, audit.verification
     to audit_maintainer;
 grant execute on function
     audit.take_upkeep_turn(), audit.maintain(), audit.prepare_days(integer, integer), audit.advance_watermark(), audit.watermark_holder(),
@@ -165,5 +171,8 @@ grant execute on function
     audit.follow_table(bigint, text), audit.check(), audit.upkeep_status(), audit.upkeep_is_late(), audit.is_bypassed(), audit.retention_days(),
     audit.day_start(date), audit.utc_day(timestamptz),
     audit.create_key(text, bytea, text, text, text, timestamptz), audit.rotate_key(text, text, bytea, interval, timestamptz),
-    audit.revoke_key(text), audit.list_keys(text)
+    audit.revoke_key(text), audit.list_keys(text),
+    audit.integrity(), audit.sealed_until(), audit.seal_bounds(interval, interval), audit.day_awaits_seal(text), audit.blocks_of_day(text),
+    audit.add_seal(bigint, timestamptz, timestamptz, timestamptz, bigint, bigint, bytea, bytea, bytea, bytea, bytea, bytea),
+    audit.note_sealing(text), audit.note_verification(timestamptz, timestamptz, bigint, bigint, bigint, jsonb)
     to audit_maintainer;

@@ -12,7 +12,7 @@ begin
         -- Not the page's sessions: a parallel restore may bring them before their keys. Who was signed in signs in again.
         foreach member in array array['audit.upkeep', 'audit.day_hold', 'audit.tracked_table', 'audit.api_key', 'audit.reading', 'audit.floor',
                                           'audit.watermark', 'audit.daily_activity', 'audit.activity_total', 'audit.closed_day',
-                                          'audit.open_entry', 'audit.open_words'] loop
+                                          'audit.open_entry', 'audit.open_words', 'audit.seal', 'audit.sealing', 'audit.verification'] loop
             perform pg_catalog.pg_extension_config_dump(member::regclass, '');
         end loop;
         perform pg_catalog.pg_extension_config_dump(pg_get_serial_sequence('audit.tracked_table', 'id')::regclass, '');

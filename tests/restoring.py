@@ -87,6 +87,11 @@ select audit.create_key('abcdefgh', sha256('a'), 'acme', 'Ada''s key', 'admin', 
 select audit.create_key('bcdefghi', sha256('b'), 'acme', 'Old key', 'auditor', null), audit.revoke_key('bcdefghi');
 select audit.open_session('abcdefgh', sha256('a'), 'cookie12', sha256('c'));
 insert into audit.reading (workspace_id, reader_id, last_used_at) values ('acme', 'abcdefgh', '2026-03-14 12:00Z');
+insert into audit.seal (sequence, lower_bound, upper_bound, sealed_at, entries, changes, root, previous_digest, digest)
+values (1, '2026-03-14Z', '2026-03-14 12:00Z', '2026-03-14 12:01Z', 0, 0, sha256(''), sha256('a'), sha256('b'));
+insert into audit.sealing (problem, problem_since) values ('a full disk', '2026-03-14 12:00Z');
+insert into audit.verification (finished_at, blocks, entries, misfit_count, misfits)
+values ('2026-03-14 12:02Z', 1, 0, 0, '[]');
 """
 
 # Newer servers give owners a right more, which no dump of an older one can know.
@@ -110,6 +115,9 @@ PORTRAIT = {
     "keys": "select k from audit.api_key k",
     "readings": "select r from audit.reading r",
     "sessions": "select s from audit.page_session s",
+    "seals": "select s from audit.seal s",
+    "sealing": "select s from audit.sealing s",
+    "verifications": "select v from audit.verification v",
     "version": "select v from audit.schema_version v",
     "floor": "select last_value, is_called from audit.floor",
     "next table's number": "select last_value, is_called from audit.tracked_table_id_seq",

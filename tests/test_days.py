@@ -79,10 +79,9 @@ def test_days_past_retention_are_dropped_and_leave_an_entry_each(
     ]
     assert days(db) == [*((day, day + 1) for day in range(-90, -1)), *PREPARED]
     assert days(db, "change") == days(db)
-    assert (
-        own_events(db, "event, context->'details'")
-        == [("day_dropped", {"entries": 1, "changes": 2, "digest": None})] * 4
-    )
+    # Its digest is told in test_seal.py: whether it was sealed is for the watermark to say, the cluster's.
+    counts = "event, context->'details'->'entries', context->'details'->'changes'"
+    assert own_events(db, counts) == [("day_dropped", 1, 2)] * 4
 
 
 def test_audit_maintain_drops_the_same_days(db: Connection) -> None:

@@ -30,6 +30,7 @@ PATHS = [
     RESOURCE,
     ENTRY + "{entry_id}/",
     ENTRY + "{entry_id}/changes/",
+    "/api/v1/notification/integrity/",
     "/api/v1/notification/export.ndjson",
     "/api/v1/notification/export.csv",
 ]
@@ -66,6 +67,7 @@ def test_every_path_of_the_api_is_described(schema: dict[str, Any]) -> None:
         "/api/v1/notification/entry/{entry_id}/": methods,
         "/api/v1/notification/entry/{entry_id}/changes/": methods,
         "/api/v1/notification/facets/": methods,
+        "/api/v1/notification/integrity/": methods,
         "/api/v1/notification/export.ndjson": methods,
         "/api/v1/notification/export.csv": methods,
         "/healthz": ["get"],

@@ -14,7 +14,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from .addresses import Pairs, page_link, with_parameter
 from .database import Row
-from .queries import SHOWN_CHANGES, Facets, Found, Step, own_changes
+from .queries import SHOWN_CHANGES, Facets, Found, Integrity, Step, own_changes
 
 ENTRY_PATH = "/api/v1/notification/entry/"
 
@@ -189,6 +189,34 @@ class FacetPage(Struct):
     days: list[DayCount]
 
 
+class SealedMisfit(Struct):
+    """An entry of the workspace that is not as it was sealed."""
+
+    kind: Annotated[str, Meta(description="changed, missing, added or reordered.")]
+    entry_id: str | None
+
+
+class Verified(Struct):
+    """What the last verification of the whole log found: `fits` tells of all of it, `misfits` of this workspace."""
+
+    finished_at: Moment
+    age_seconds: int
+    verified_from: Moment | None
+    verified_until: Moment | None
+    fits: bool
+    misfits: list[SealedMisfit]
+
+
+class IntegrityAnswer(Struct):
+    """How the seals stand: null where nothing was sealed, or verified, yet."""
+
+    blocks: int
+    sealed_until: Moment | None
+    sealed_at: Moment | None
+    is_signed: bool
+    verification: Verified | None
+
+
 class Health(Struct):
     """The app answers and the log can be read."""
 
@@ -243,6 +271,27 @@ def facet_page(facets: Facets) -> FacetPage:
         [PerformerCount(row["value"], row["name"], row["count"]) for row in facets.performers],
         [DayCount(row["value"], row["count"]) for row in facets.days],
     )
+
+
+def integrity_answer(integrity: Integrity) -> IntegrityAnswer:
+    """The body for the state of the seals."""
+    row = integrity.row
+    verified = None
+    if row["verified_at"]:
+        verified = Verified(
+            write_moment(row["verified_at"]),
+            max(0, int((row["moment"] - row["verified_at"]).total_seconds())),
+            _moment(row["verified_from"]),
+            _moment(row["verified_until"]),
+            row["misfit_count"] == 0,
+            [SealedMisfit(misfit["kind"], misfit["entry_id"]) for misfit in integrity.misfits],
+        )
+    sealed = (_moment(row["sealed_until"]), _moment(row["sealed_at"]))
+    return IntegrityAnswer(row["blocks"], *sealed, bool(row["is_signed"]), verified)
+
+
+def _moment(moment: datetime | None) -> str | None:
+    return write_moment(moment) if moment else None
 
 
 def change_page(found: Found, base: str, path: str, query: Pairs) -> ChangePage:

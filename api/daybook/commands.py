@@ -20,17 +20,24 @@ from contextlib import nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from traceback import extract_tb
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import psycopg
 
 from daybook import __version__
 
-from . import keys, upkeep
+from . import keys, seals, upkeep
 from .credentials import MARK, PREFIX_LENGTH
 from .database import connect
 from .postgres import UNREACHABLE as UNREACHABLE_STATES
 from .postgres import PostgresError
+from .seals import Sealer
 from .settings import SettingError, Settings
+from .signing import SealError, make_key, read_public_key
+
+if TYPE_CHECKING:
+    from .verification import Result
 
 DONE, FOUND, WRONG_USE, UNREACHABLE = 0, 1, 2, 3
 # As a shell tells of a command that a signal ended.
@@ -98,15 +105,15 @@ def _run(arguments: Sequence[str] | None) -> int:
         return INTERRUPTED
     except OutputError as error:
         return _complain(f"cannot write to standard output: {error}", WRONG_USE)
-    except (SettingError, PostgresError) as error:
+    except (SettingError, PostgresError, SealError) as error:
         return _complain(str(error), WRONG_USE)
     except (psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction):
         return _complain(NOT_INSTALLED, WRONG_USE)
     except psycopg.errors.InsufficientPrivilege as error:
         sentence = error.diag.message_primary or "the login may not do this"
         return _complain(
-            f"{sentence}. maintain and key want a member of audit_maintainer, status one of audit_dba or"
-            " audit_maintainer, migrate one of audit_owner, serve and export one of audit_reader.",
+            f"{sentence}. maintain, seal and key want a member of audit_maintainer, status, verify and prove one of"
+            " audit_dba or audit_maintainer, migrate one of audit_owner, serve and export one of audit_reader.",
             WRONG_USE,
         )
     except psycopg.errors.CheckViolation as error:
@@ -159,6 +166,26 @@ def build_parser() -> argparse.ArgumentParser:
 
     state = _command(commands, "status", _status, "tell how upkeep and tracking stand; exit code 1: not well")
     state.add_argument("--json", action="store_true", help="print it as JSON")
+
+    seal = _command(commands, "seal", _seal, "seal the entries that are final, or make a key that signs seals")
+    seal.add_argument(
+        "--digests", metavar="PLACE", help="file, folder or - that digests are added to (DAYBOOK_SEAL_DIGESTS)"
+    )
+    seal.add_argument("--new-key", type=Path, metavar="FILE", help="make a key instead, and print its public key")
+
+    verify = _command(commands, "verify", _verify, "compute all digests again; exit code 1: something does not fit")
+    verify.add_argument("--from", dest="since", type=_moment, metavar="WHEN", help="blocks that end after this moment")
+    verify.add_argument("--to", dest="until", type=_moment, metavar="WHEN", help="blocks that begin before it")
+    verify.add_argument(
+        "--digests", type=Path, metavar="PLACE", help="file or folder of digests that were kept elsewhere"
+    )
+    verify.add_argument(
+        "--public-key", type=Path, action="append", default=[], metavar="FILE", help="whose signatures hold; repeated"
+    )
+    verify.add_argument("--json", action="store_true", help="print the result as JSON")
+
+    prove = _command(commands, "prove", _prove, "print the proof that an entry stands in a sealed block, as JSON")
+    prove.add_argument("entry", type=_entry_id, metavar="ENTRY", help="the entry's id")
 
     key = commands.add_parser("key", help="make, rotate, list and revoke keys of the REST app")
     key_commands = key.add_subparsers(metavar="COMMAND", required=True)
@@ -250,8 +277,9 @@ def _migrate(options: argparse.Namespace) -> int:
 
 def _maintain(options: argparse.Namespace) -> int:
     settings = _settings()
+    sealer = Sealer.of(settings.seal_key_file, settings.seal_digests)
     if options.every is None:
-        _tell_run(upkeep.maintain(settings.conninfo), options.json)
+        _tell_run(upkeep.maintain(settings.conninfo, sealer=sealer), options.json)
         return DONE
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -261,7 +289,7 @@ def _maintain(options: argparse.Namespace) -> int:
     while not stop.is_set():
         look_for_stale = time.monotonic() >= next_look
         try:
-            run = upkeep.maintain(settings.conninfo, look_for_stale, in_service=True)
+            run = upkeep.maintain(settings.conninfo, look_for_stale, in_service=True, sealer=sealer)
             if look_for_stale:
                 next_look = time.monotonic() + STALE_AFTER
             problem = run.problem
@@ -285,9 +313,99 @@ def _tell_run(run: upkeep.Run, as_json: bool) -> None:
     else:
         _tell(
             f"days made: {run.days_made}; days closed: {', '.join(run.days_closed) or 'none'};"
-            f" days dropped: {', '.join(run.days_dropped) or 'none'};"
+            f" days dropped: {', '.join(run.days_dropped) or 'none'}; blocks sealed: {run.blocks_sealed};"
             f" functions compiled: {run.functions_compiled}" + (f"; {run.problem}" if run.problem else "")
         )
+
+
+def _seal(options: argparse.Namespace) -> int:
+    if options.new_key:
+        _print(make_key(options.new_key).strip())
+        _tell(f"{options.new_key} holds the private key: keep it where no database administrator reads it")
+        return DONE
+    settings = _settings()
+    sealer = Sealer.of(settings.seal_key_file, options.digests or settings.seal_digests)
+    with connect(settings.conninfo, autocommit=True) as connection:
+        # The first call sets a floor, the second, when no older transaction is open, publishes it.
+        for _ in range(2):
+            connection.execute("select audit.advance_watermark()")
+        try:
+            done = seals.seal(settings.conninfo, sealer)
+        except SealError as error:
+            connection.execute("select audit.note_sealing(%s)", [str(error)])
+            return _complain(str(error), FOUND)
+        connection.execute("select audit.note_sealing(null)")
+    _tell(
+        f"sealed {done.blocks} blocks of {done.entries:,} entries; all before"
+        f" {done.until or 'nothing'} is sealed{'' if sealer.key else ', not signed'}"
+    )
+    return DONE
+
+
+def _verify(options: argparse.Namespace) -> int:
+    # Imported here, as is what it needs of processes: other commands would start later.
+    from . import verification
+    from .files import Progress
+
+    settings = _settings()
+    keys = [read_public_key(path) for path in options.public_key]
+    if not keys and settings.seal_key_file:
+        keys = [read_public_key(settings.seal_key_file)]
+    progress = Progress(sys.stderr)
+    try:
+        result = verification.verify(
+            settings.conninfo,
+            since=options.since,
+            until=options.until,
+            digests=options.digests,
+            public_keys=keys,
+            on_progress=progress,
+        )
+    finally:
+        progress.clear()
+    problem = verification.note(settings.conninfo, result)
+    if problem:
+        _tell(f"the result is not noted in the database: {problem}")
+    if options.json:
+        _print(json.dumps(result.as_json()))
+    else:
+        _print(*_result_lines(result))
+    return DONE if result.fits else FOUND
+
+
+def _result_lines(result: Result) -> Iterator[str]:
+    yield f"verified         {result.blocks} blocks, {result.entries:,} entries, {result.changes:,} changed rows"
+    if result.verified_from:
+        yield f"from, until      {_utc(result.verified_from)}, {_utc(result.verified_until)}"
+    yield f"sealed until     {_utc(result.sealed_until) if result.sealed_until else 'nothing is sealed'}"
+    yield f"signatures       {result.signed} hold"
+    yield f"kept elsewhere   {result.kept} digests were compared"
+    for day in result.dropped:
+        told = "" if day.is_told else ", whose entry was dropped as well"
+        yield (
+            f"dropped          blocks {day.first} to {day.last}, until {_utc(day.upper_bound)},"
+            f" {day.entries:,} entries, by retention{told}"
+        )
+    for note in result.notes:
+        yield f"note             {note}"
+    yield f"does not fit     {result.misfit_count or 'nothing'}"
+    for misfit in result.misfits:
+        entry = f", entry {misfit.entry_id}" if misfit.entry_id else ""
+        block = f"block {misfit.block}" if misfit.block else "no block"
+        yield f"  {misfit.kind}: {block}{entry}: {misfit.detail}"
+    if result.misfit_count > len(result.misfits):
+        yield f"  and {result.misfit_count - len(result.misfits)} more"
+
+
+def _utc(moment: datetime | None) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if moment else "none"
+
+
+def _prove(options: argparse.Namespace) -> int:
+    from .proofs import prove
+
+    _print(json.dumps(prove(_settings().conninfo, options.entry), indent=1))
+    return DONE
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -311,11 +429,29 @@ def _status_lines(state: upkeep.Status) -> Iterator[str]:
     yield f"watermark        {state.watermark or 'none'}{_holder(state.watermark_held_by)}"
     yield f"counted until    {state.counted_until or 'nothing'}"
     yield f"days to close    {state.days_to_close}"
+    yield f"sealed until     {_sealing(state.integrity)}"
+    yield f"last verified    {_last_verified(state.integrity)}"
     yield f"tracked tables   {len(state.tracked_tables)}"
     for table in state.tracked_tables:
         yield f"  {table.table} ({table.kind}): {'well' if not table.findings else ''}".rstrip()
         yield from _finding_lines(table.findings, "    ")
     yield from _finding_lines(state.findings, "  ")
+
+
+def _sealing(integrity: Mapping[str, Any]) -> str:
+    if not integrity["blocks"]:
+        return "nothing is sealed"
+    signed = "signed" if integrity["is_signed"] else "not signed"
+    problem = f"; {integrity['problem']}" if integrity["problem"] else ""
+    return f"{integrity['sealed_until']}, {integrity['blocks']} blocks, {signed}{problem}"
+
+
+def _last_verified(integrity: Mapping[str, Any]) -> str:
+    if not integrity["verified_at"]:
+        return "never"
+    age = datetime.now(UTC) - datetime.fromisoformat(integrity["verified_at"])
+    found = f"{integrity['misfits']} misfits" if integrity["misfits"] else "all fits"
+    return f"{integrity['verified_at']}, {age.days} days {age.seconds // 3600} hours ago: {found}"
 
 
 def _holder(holder: Mapping[str, object] | None) -> str:
@@ -507,6 +643,21 @@ def _name(text: str) -> str:
     if len(_text(text)) > LONGEST_NAME:
         raise argparse.ArgumentTypeError(f"it is longer than {LONGEST_NAME} characters")
     return text
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no moment such as 2026-03-14 or 2026-03-14T09:30:00Z") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _entry_id(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no entry's id, a UUID") from None
 
 
 def _prefix(text: str) -> str:

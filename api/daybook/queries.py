@@ -1007,6 +1007,36 @@ async def find_troubles(database: Database) -> set[str]:
     return {name for name, is_so in row.items() if is_so}
 
 
+FIND_INTEGRITY = """
+select (i ->> 'blocks')::bigint as blocks, (i ->> 'sealed_until')::timestamptz as sealed_until,
+       (i ->> 'sealed_at')::timestamptz as sealed_at, (i ->> 'is_signed')::boolean as is_signed,
+       (i ->> 'verified_at')::timestamptz as verified_at, (i ->> 'verified_from')::timestamptz as verified_from,
+       (i ->> 'verified_until')::timestamptz as verified_until, (i ->> 'misfits')::bigint as misfit_count,
+       now() as moment
+from audit.integrity() i"""
+FIND_MISFITS = """
+select m ->> 'kind' as kind, m ->> 'entry_id' as entry_id
+from jsonb_array_elements(audit.workspace_misfits()) with ordinality as m (m, position) order by position"""
+
+
+@dataclass(frozen=True, slots=True)
+class Integrity:
+    """How the seals stand: `row` has blocks, sealed_until, sealed_at, is_signed, verified_at, verified_from,
+    verified_until, misfit_count and moment (now); moments are null where there is nothing. `misfits` are the
+    workspace's own of the last verification: kind and entry_id.
+    """
+
+    row: Row
+    misfits: Sequence[Row]
+
+
+async def find_integrity(database: Database, reader: Reader) -> Integrity:
+    """How the seals stand, and what of this workspace did not fit when they were verified last."""
+    async with _reading(database, reader) as snapshot:
+        [[row], misfits] = await snapshot.ask((FIND_INTEGRITY, {}), (FIND_MISFITS, {}), is_last=True)
+    return Integrity(row, misfits)
+
+
 async def upkeep_is_late(database: Database) -> bool:
     """Whether the log's upkeep has not run when it should have."""
     async with database.reading() as snapshot:

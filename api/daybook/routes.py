@@ -21,7 +21,7 @@ from litestar.types import HTTPScope
 
 from . import answers, queries
 from .addresses import Pairs, base_url, client_address, parse_query, with_parameter
-from .answers import ENTRY_PATH, ChangePage, Entry, EntryPage, FacetPage, Health
+from .answers import ENTRY_PATH, ChangePage, Entry, EntryPage, FacetPage, Health, IntegrityAnswer
 from .authentication import Authentication
 from .credentials import Reader, Visitor
 from .database import Database, Row
@@ -47,6 +47,7 @@ from .settings import Settings
 WORKSPACE_PATH = "/api/v1/notification/workspace/"
 RESOURCE_PATH = "/api/v1/notification/resource/"
 FACETS_PATH = "/api/v1/notification/facets/"
+INTEGRITY_PATH = "/api/v1/notification/integrity/"
 EXPORT_PATH = "/api/v1/notification/export."
 LONGEST_USER_AGENT = 250
 
@@ -212,6 +213,12 @@ async def show_facets(database: TheDatabase, reader: TheReader, listing: TheList
     return answers.facet_page(await queries.find_facets(database, reader, listing))
 
 
+@get(INTEGRITY_PATH, responses=REFUSALS, security=SECURITY, summary="How the log's seals stand")
+async def show_integrity(database: TheDatabase, reader: TheReader) -> IntegrityAnswer:
+    """Until when the log is sealed, and what the last verification found: of the whole log, and of this workspace."""
+    return answers.integrity_answer(await queries.find_integrity(database, reader))
+
+
 async def export_entries(
     database: Database,
     reader: Reader,
@@ -337,6 +344,7 @@ def make_router() -> Router:
             show_entry,
             list_changes,
             show_facets,
+            show_integrity,
             export_ndjson,
             export_csv,
             show_health,

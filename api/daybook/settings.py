@@ -94,6 +94,18 @@ SETTINGS = (
         "(docs/page.md). Empty: nobody.",
     ),
     Setting(
+        "DAYBOOK_SEAL_KEY_FILE",
+        "",
+        "File with the Ed25519 private key that signs seals (docs/integrity.md); `daybook seal --new-key` makes one. "
+        "Empty: they are not signed.",
+    ),
+    Setting(
+        "DAYBOOK_SEAL_DIGESTS",
+        "",
+        "Where digests of seals are kept: a file, a folder (`…/`, a file for each day) or `-`, standard output. "
+        "Empty: in the database alone.",
+    ),
+    Setting(
         "DAYBOOK_POSTGRES_BIN",
         "",
         "Folder with the PostgreSQL programs that `demo` starts. Empty: an installed wheel, Debian's, then `PATH`.",
@@ -143,6 +155,8 @@ class Settings:
     authenticator: Callable[..., Any] | None = None
     catalogue: Catalogue = field(default_factory=Catalogue)
     frame_ancestors: str = "'none'"
+    seal_key_file: Path | None = None
+    seal_digests: str | None = None
     warnings: tuple[str, ...] = ()
 
     @property
@@ -179,6 +193,8 @@ class Settings:
             authenticator=read("DAYBOOK_AUTHENTICATOR", _function),
             catalogue=read("DAYBOOK_SENTENCES", _catalogue),
             frame_ancestors=read("DAYBOOK_FRAME_ANCESTORS", _frame_ancestors),
+            seal_key_file=read("DAYBOOK_SEAL_KEY_FILE", _path),
+            seal_digests=read("DAYBOOK_SEAL_DIGESTS", str) or None,
             warnings=tuple(_unknown(environment)),
         )
 
@@ -218,6 +234,10 @@ def _first_line(text: str) -> str | None:
     if not password:
         raise ValueError(f"names the file {text}, whose first line is empty.")
     return password
+
+
+def _path(text: str) -> Path | None:
+    return Path(text) if text else None
 
 
 def _public_url(text: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Upkeep makes, closes and drops days, moves the watermark, counts, compiles what went stale; status tells of it.
+"""Upkeep makes, closes, drops days, moves the watermark, counts, seals, compiles what went stale; status tells of it.
 
 It must not hold a lock that a writer waits for longer than LOCK_TIMEOUT.
 """
@@ -15,6 +15,8 @@ from psycopg.errors import LockNotAvailable, ObjectNotInPrerequisiteState
 from psycopg.rows import class_row
 
 from .database import connect
+from .seals import Sealer, is_due, seal
+from .signing import SealError
 
 LOCK_TIMEOUT = "100ms"
 LOCK_ATTEMPTS = 20
@@ -38,6 +40,7 @@ class Run:
     days_made: int = 0
     days_closed: list[str] = field(default_factory=list)
     days_dropped: list[str] = field(default_factory=list)
+    blocks_sealed: int = 0
     functions_compiled: int = 0
     problem: str | None = None
 
@@ -84,6 +87,7 @@ class Status:
     watermark_held_by: dict[str, Any] | None
     counted_until: datetime | None
     days_to_close: int
+    integrity: dict[str, Any]
     days_held: list[str]
     entries_beyond: int
     tracked_tables: list[TrackedTable]
@@ -91,10 +95,13 @@ class Status:
 
     @property
     def is_well(self) -> bool:
-        """False when upkeep is late, a write could slip past the log, or one of NOT_WELL was found."""
+        """False when upkeep is late, a write could slip past the log, one of NOT_WELL was found, or a seal is amiss."""
         every = [*self.findings, *(finding for table in self.tracked_tables for finding in table.findings)]
-        return not self.is_late and not any(
-            finding.severity == "bypass" or finding.problem in NOT_WELL for finding in every
+        sealed = not self.integrity["problem"] and not self.integrity["misfits"]
+        return (
+            not self.is_late
+            and sealed
+            and not any(finding.severity == "bypass" or finding.problem in NOT_WELL for finding in every)
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -115,12 +122,15 @@ def _isoformat(moment: datetime | None) -> str | None:
     return moment.isoformat() if moment else None
 
 
-def maintain(conninfo: str, look_for_stale: bool = True, *, in_service: bool = False) -> Run:
+def maintain(
+    conninfo: str, look_for_stale: bool = True, *, in_service: bool = False, sealer: Sealer | None = None
+) -> Run:
     """Do one run of upkeep, each step in a transaction of its own. Several at once are safe: one works.
 
     `look_for_stale` compares every capture function with its table, which takes some milliseconds for each, and freezes
     closed days: a service that runs every second asks for it once a minute. `in_service` leaves what takes long to the
-    runs that follow, so that the watermark moves on: one step of closing, counts once a minute. The login is a member
+    runs that follow, so that the watermark moves on: one step of closing, counts and seals once a minute. `sealer` says
+    how blocks are sealed: without one they are neither signed nor kept elsewhere. The login is a member
     of audit_maintainer, or a superuser. Raises psycopg.OperationalError when the database cannot be reached and
     psycopg.errors.InsufficientPrivilege when the login may not.
     """
@@ -132,6 +142,8 @@ def maintain(conninfo: str, look_for_stale: bool = True, *, in_service: bool = F
         run = Run()
         _prepare_days(connection, run)
         _advance(connection, run, COUNTED_IN_SERVICE if in_service else "0")
+        # Before days are closed and dropped: one is dropped only once it was sealed.
+        _seal(conninfo, connection, run, sealer or Sealer(), in_service)
         _close_days(connection, run, only_one_step=in_service)
         if look_for_stale:
             _freeze_days(connection, run)
@@ -183,6 +195,21 @@ def _advance(connection: Connection[Any], run: Run, at_least: str) -> None:
 def _counted_until(connection: Connection[Any], at_least: str) -> datetime | None:
     row = connection.execute("select audit.advance_counts(%s::interval)", [at_least]).fetchone()
     return row[0] if row else None
+
+
+def _seal(conninfo: str, connection: Connection[Any], run: Run, sealer: Sealer, in_service: bool) -> None:
+    problem = None
+    try:
+        if in_service and not is_due(connection):
+            return
+        run.blocks_sealed = seal(conninfo, sealer, in_service=in_service).blocks
+    except SealError as error:
+        problem = str(error)
+    except psycopg.errors.DatabaseError as error:
+        problem = _sentence(connection, error)
+    if problem:
+        run.meet(f"sealing: {problem}")
+    connection.execute("select audit.note_sealing(%s)", [problem])
 
 
 def _close_days(connection: Connection[Any], run: Run, *, only_one_step: bool) -> None:
@@ -316,6 +343,7 @@ def status(conninfo: str) -> Status:
         watermark_held_by=state["watermark_held_by"],
         counted_until=_moment(state["counted_until"]),
         days_to_close=state["days_to_close"],
+        integrity=state["integrity"],
         days_held=state["days_held"],
         entries_beyond=state["entries_beyond"],
         tracked_tables=[

@@ -588,6 +588,7 @@ declare
     change_name constant text := regexp_replace(day_name, '^entry_', 'change_');
     entries bigint := 0;
     changes bigint := 0;
+    blocks record;
 begin
     if day_name !~ '^entry_[0-9]{8}$' or to_regclass(format('audit.%I', day_name)) is null then
         raise exception 'there is no day partition %', day_name
@@ -598,10 +599,13 @@ begin
     if to_regclass(format('audit.%I', change_name)) is not null then
         execute format('select count(*) from audit.%I', change_name) into changes;
     end if;
-    return jsonb_build_object('entries', entries, 'changes', changes, 'digest', null);
+    select * into blocks from audit.blocks_of_day(day_name);
+    return jsonb_build_object('entries', entries, 'changes', changes, 'digest', encode(blocks.digest, 'hex'))
+        || case when blocks.digest is null then '{}'
+                else jsonb_build_object('blocks', jsonb_build_array(blocks.first_block, blocks.last_block)) end;
 end
 $function$;
-comment on function audit.count_day(text) is 'What a day partition of audit.entry and its changes hold, as day_dropped tells it.';
+comment on function audit.count_day(text) is 'What a day partition of audit.entry and its changes hold, as day_dropped tells it: entries, changes, digest (of its last seal; null: not sealed) and blocks (its first and last; only when sealed).';
 
 create function audit.drop_day(day_name text, counts jsonb default null)
     returns void
@@ -629,11 +633,17 @@ begin
             using errcode = 'insufficient_privilege',
                   hint = 'audit.day_hold says why; audit.release_day(day) ends it.';
     end if;
+    if audit.day_awaits_seal(day_name) then
+        raise exception 'day partition % is not sealed yet', day_name
+            using errcode = 'object_not_in_prerequisite_state',
+                  hint = 'A log that was sealed once drops no day before its seal: run daybook seal, or daybook maintain.';
+    end if;
     if day.partition_oid is not null then
         -- In the order in which writers lock.
         lock table only audit.entry, audit.change in access exclusive mode;
     end if;
     perform audit.write_event('day_dropped', day_name, null, content);
+    perform audit.forget_seals(day_name);
     if to_regclass(format('audit.%I', change_name)) is not null then
         execute format('drop table audit.%I', change_name);
     end if;
@@ -642,7 +652,7 @@ begin
 end
 $function$;
 comment on function audit.drop_day(text, jsonb) is
-    'Drops the partitions of one day that is past retention and not on hold, and leaves a day_dropped entry with what it held: counts as count_day gives them, counted here when null.';
+    'Drops the partitions of one day that is past retention, sealed where sealing is done, and not on hold, and leaves a day_dropped entry with what it held: counts as count_day gives them, counted here when null.';
 
 -- The watermark: a moment below which every entry is final. Cursors, frozen walks, counts and closing stop at it.
 
@@ -1403,6 +1413,326 @@ end
 $function$;
 comment on function audit.release_day(date) is
     'Ends a hold: the next run of upkeep drops the day if it is past retention. Raises 42704 for a day that is not on hold.';
+
+-- Seals: a chained, signable digest over each block of entries, and what verifying them found. Digests are computed outside the
+-- database: whoever could alter entries could alter a function that says that they fit.
+
+set search_path = pg_catalog, pg_temp;
+
+create table audit.seal (
+    sequence bigint not null,
+    lower_bound timestamptz not null,
+    upper_bound timestamptz not null,
+    sealed_at timestamptz not null,
+    entries bigint not null,
+    changes bigint not null,
+    root bytea not null,
+    previous_digest bytea not null,
+    digest bytea not null,
+    key_fingerprint bytea,
+    signature bytea,
+    entry_keys bytea,
+    dropped_at timestamptz,
+    constraint block_is_sealed_once primary key (sequence),
+    constraint block_begins_once unique (lower_bound),
+    constraint block_has_a_length check (lower_bound < upper_bound and isfinite(lower_bound) and isfinite(upper_bound)),
+    constraint digests_have_32_bytes check (
+        length(root) = 32 and length(previous_digest) = 32 and length(digest) = 32 and length(key_fingerprint) = 32),
+    constraint signature_has_64_bytes_and_a_key check (
+        (signature is null) = (key_fingerprint is null) and length(signature) = 64)
+);
+comment on table audit.seal is
+    'The seals, one for each block of entries, chained by their digests; docs/integrity.md defines these. Rows are only ever inserted; seals of dropped days stay.';
+comment on column audit.seal.sequence is 'Number of the block, from 1 on without gaps. Never null.';
+comment on column audit.seal.lower_bound is 'First moment of the block: the upper_bound of the one before. Never null.';
+comment on column audit.seal.upper_bound is 'First moment that the block no longer holds: a watermark, or the end of a UTC day, which no block reaches over. Never null.';
+comment on column audit.seal.sealed_at is 'When it was sealed, by the clock of whoever sealed. Never null.';
+comment on column audit.seal.entries is 'Entries of the block. Never null.';
+comment on column audit.seal.changes is 'Changed rows in audit.change of the block. Never null.';
+comment on column audit.seal.root is 'Root of the Merkle tree (RFC 6962) over the block''s entries. Never null.';
+comment on column audit.seal.previous_digest is 'Digest of the block before; 32 random bytes for the first, which tell this chain from others. Never null.';
+comment on column audit.seal.digest is 'SHA-256 over previous_digest and all columns before it. Never null.';
+comment on column audit.seal.key_fingerprint is 'SHA-256 of the public key that the signature holds by. Null: not signed.';
+comment on column audit.seal.signature is 'Ed25519 signature of the digest. Null: not signed.';
+comment on column audit.seal.entry_keys is
+    'For each leaf its id and the first four bytes of its digest: a help to name the entry that does not fit; no digest covers it. Null: the day was dropped.';
+comment on column audit.seal.dropped_at is 'When retention dropped the day of the block. Null: it stands.';
+
+create trigger seal_is_never_altered
+    before update on audit.seal
+    for each row
+    when ((old.sequence, old.lower_bound, old.upper_bound, old.sealed_at, old.entries, old.changes, old.root, old.previous_digest,
+           old.digest, old.key_fingerprint, old.signature)
+          is distinct from (new.sequence, new.lower_bound, new.upper_bound, new.sealed_at, new.entries, new.changes, new.root,
+                            new.previous_digest, new.digest, new.key_fingerprint, new.signature)
+          or new.entry_keys is not null or new.dropped_at is null or old.dropped_at is not null)
+    execute function audit.refuse_alteration();
+create trigger seal_is_never_deleted
+    before delete on audit.seal
+    for each row execute function audit.refuse_alteration();
+create trigger seal_is_never_truncated
+    before truncate on audit.seal
+    for each statement execute function audit.refuse_alteration();
+
+create table audit.sealing (
+    only_row boolean not null default true,
+    problem text,
+    problem_since timestamptz,
+    constraint sealing_has_one_row primary key (only_row),
+    constraint only_row_is_true check (only_row)
+);
+comment on table audit.sealing is 'What sealing could not do, one row from the first trouble on. Written by audit.note_sealing().';
+comment on column audit.sealing.only_row is 'Always true: keeps the table at one row.';
+comment on column audit.sealing.problem is 'What the last run met, in a sentence. Null: nothing.';
+comment on column audit.sealing.problem_since is 'When it was first met. Null: nothing was.';
+
+create table audit.verification (
+    finished_at timestamptz not null,
+    verified_by text collate "C" not null default session_user,
+    verified_from timestamptz,
+    verified_until timestamptz,
+    blocks bigint not null,
+    entries bigint not null,
+    misfit_count bigint not null,
+    misfits jsonb not null,
+    constraint verification_is_noted_once primary key (finished_at)
+);
+comment on table audit.verification is 'What the last hundred runs of "daybook verify" found. Written by audit.note_verification().';
+comment on column audit.verification.finished_at is 'When it was done. Never null.';
+comment on column audit.verification.verified_by is 'The login role (session_user) that verified. Never null.';
+comment on column audit.verification.verified_from is 'Lower bound of the first block that was computed again. Null: there was none.';
+comment on column audit.verification.verified_until is 'Upper bound of the last one. Null: there was none.';
+comment on column audit.verification.blocks is 'Blocks that were computed again. Never null.';
+comment on column audit.verification.entries is 'Entries that were. Never null.';
+comment on column audit.verification.misfit_count is 'How much did not fit; 0: all is well. Never null.';
+comment on column audit.verification.misfits is
+    'The first thousand misfits, an array of objects: kind, block, entry_id, workspace_id, detail; each but kind and detail may be null. Never null.';
+
+create function audit.sealed_until()
+    returns timestamptz
+    language sql
+    stable
+    security definer
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    select s.upper_bound from audit.seal s order by s.sequence desc limit 1;
+end;
+comment on function audit.sealed_until() is 'The end of the last sealed block. Null: nothing is sealed.';
+
+create function audit.seal_bounds(least_length interval default '0', least_idle_length interval default '0')
+    returns table (partition_name text, lower_bound timestamptz, upper_bound timestamptz)
+    language sql
+    stable
+    security definer
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    with sealed as (
+        select coalesce(audit.sealed_until(),
+                        (select min(d.lower_bound) from audit.day_partition d where d.log_table = 'entry' and not d.detach_pending)) as until
+    ), next as (
+        select s.until, least(w.moment, audit.day_start(audit.utc_day(s.until) + 1)) as upper_bound,
+               w.moment >= audit.day_start(audit.utc_day(s.until) + 1) as ends_day
+        from sealed s
+        cross join audit.watermark w
+    )
+    -- Asked once a second, and seldom with a row: the partition is looked up for that alone.
+    select (select d.partition_name from audit.day_partition d
+            where d.log_table = 'entry' and n.until >= d.lower_bound and n.until < d.upper_bound),
+           n.until, n.upper_bound
+    from next n
+    where n.upper_bound > n.until
+      and (n.ends_day or n.upper_bound - n.until >= least_idle_length
+           or (n.upper_bound - n.until >= least_length
+               -- Nothing is written: what there was is counted, and upkeep counts before it seals.
+               and exists (select from audit.daily_activity a where a.day = audit.utc_day(n.until))));
+end;
+comment on function audit.seal_bounds(interval, interval) is
+    'What is to be sealed next: from the end of the last block to the watermark, at most to the end of that UTC day, and the day partition of audit.entry that it lies in (null: none stands). No row: nothing, or less than least_length (least_idle_length on a day without entries) while the day goes on.';
+
+create function audit.add_seal(
+    sequence bigint,
+    lower_bound timestamptz,
+    upper_bound timestamptz,
+    sealed_at timestamptz,
+    entries bigint,
+    changes bigint,
+    root bytea,
+    previous_digest bytea,
+    digest bytea,
+    key_fingerprint bytea,
+    signature bytea,
+    entry_keys bytea)
+    returns void
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+#variable_conflict use_column
+declare
+    last_seal audit.seal;
+begin
+    -- No reader and no writer of entries waits for it: two that seal at once would fork the chain.
+    lock table audit.seal in share row exclusive mode;
+    select * into last_seal from audit.seal order by sequence desc limit 1;
+    if add_seal.sequence <> coalesce(last_seal.sequence, 0) + 1
+       or add_seal.previous_digest <> last_seal.digest
+       or add_seal.lower_bound <> last_seal.upper_bound
+       or add_seal.upper_bound > audit.day_start(audit.utc_day(add_seal.lower_bound) + 1)
+       or (select w.moment >= add_seal.upper_bound from audit.watermark w) is not true then
+        raise exception 'block % does not follow block %', add_seal.sequence, coalesce(last_seal.sequence, 0)
+            using errcode = 'object_not_in_prerequisite_state',
+                  hint = 'Another run may have sealed meanwhile; the next one goes on.';
+    end if;
+    insert into audit.seal (sequence, lower_bound, upper_bound, sealed_at, entries, changes, root, previous_digest, digest,
+                            key_fingerprint, signature, entry_keys)
+    values (add_seal.sequence, add_seal.lower_bound, add_seal.upper_bound, add_seal.sealed_at, add_seal.entries, add_seal.changes,
+            add_seal.root, add_seal.previous_digest, add_seal.digest, add_seal.key_fingerprint, add_seal.signature, add_seal.entry_keys);
+end
+$function$;
+comment on function audit.add_seal(bigint, timestamptz, timestamptz, timestamptz, bigint, bigint, bytea, bytea, bytea, bytea, bytea, bytea) is
+    'Adds the seal of the next block; arguments as the columns of audit.seal. Raises 55000 for one that does not follow the last, spans two UTC days or reaches over the watermark.';
+
+create function audit.note_sealing(problem text)
+    returns void
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+begin
+    if problem is not distinct from (select s.problem from audit.sealing s) then
+        return;
+    end if;
+    insert into audit.sealing as s (problem, problem_since)
+    values (note_sealing.problem, case when note_sealing.problem is not null then clock_timestamp() end)
+    on conflict on constraint sealing_has_one_row do update
+    set problem = excluded.problem, problem_since = excluded.problem_since;
+    if problem is not null then
+        perform audit.write_event('seal_failed', 'seal', null, jsonb_build_object(
+            'problem', problem, 'sealed_until', audit.sealed_until()));
+    end if;
+end
+$function$;
+comment on function audit.note_sealing(text) is
+    'Notes what sealing could not do (null: it went well). A trouble leaves one seal_failed entry, however often it is met.';
+
+create function audit.blocks_of_day(day_name text)
+    returns table (first_block bigint, last_block bigint, digest bytea)
+    language sql
+    stable
+    security definer
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    with block as (
+        select s.sequence, s.digest
+        from audit.seal s
+        left join audit.day_partition d on d.log_table = 'entry' and d.partition_name = day_name
+        where s.dropped_at is null
+          and s.upper_bound <= coalesce(d.upper_bound, audit.day_start(to_date(right(day_name, 8), 'YYYYMMDD') + 1))
+          -- Detached, only its last day is known: what stands in no other partition was in it.
+          and s.lower_bound >= coalesce(d.lower_bound, '-infinity')
+          and not exists (select from audit.day_partition other
+                          where other.log_table = 'entry' and other.partition_name <> day_name
+                            and s.lower_bound >= other.lower_bound and s.lower_bound < other.upper_bound)
+    )
+    select min(b.sequence), max(b.sequence), (select l.digest from block l order by l.sequence desc limit 1)
+    from block b;
+end;
+comment on function audit.blocks_of_day(text) is
+    'The first and last block of a day partition of audit.entry, and the last one''s digest. Nulls: none of it is sealed.';
+
+create function audit.day_awaits_seal(day_name text)
+    returns boolean
+    language sql
+    stable
+    security definer
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    select coalesce((select d.upper_bound from audit.day_partition d where d.log_table = 'entry' and d.partition_name = day_name),
+                    audit.day_start(to_date(right(day_name, 8), 'YYYYMMDD') + 1)) > audit.sealed_until();
+end;
+comment on function audit.day_awaits_seal(text) is
+    'Whether a day partition of audit.entry is sealed before it is dropped and is not sealed yet. Null, as good as false: nothing was ever sealed.';
+
+create function audit.forget_seals(day_name text)
+    returns void
+    language sql
+    volatile
+    security definer
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    update audit.seal s
+    -- One moment for all of them.
+    set dropped_at = (select clock_timestamp()), entry_keys = null
+    from audit.blocks_of_day(day_name) b
+    where s.sequence between b.first_block and b.last_block and s.dropped_at is null;
+end;
+comment on function audit.forget_seals(text) is 'Notes with the seals of a day that it is dropped now. They stay.';
+
+create function audit.note_verification(
+    verified_from timestamptz,
+    verified_until timestamptz,
+    blocks bigint,
+    entries bigint,
+    misfit_count bigint,
+    misfits jsonb)
+    returns void
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+#variable_conflict use_column
+begin
+    lock table audit.verification in share row exclusive mode;
+    insert into audit.verification (finished_at, verified_from, verified_until, blocks, entries, misfit_count, misfits)
+    values (clock_timestamp(), note_verification.verified_from, note_verification.verified_until, note_verification.blocks,
+            note_verification.entries, note_verification.misfit_count, note_verification.misfits);
+    delete from audit.verification v
+    where v.finished_at < (select finished_at from audit.verification order by finished_at desc offset 99 limit 1);
+end
+$function$;
+comment on function audit.note_verification(timestamptz, timestamptz, bigint, bigint, bigint, jsonb) is
+    'Notes what a run of "daybook verify" found; arguments as the columns of audit.verification.';
+
+create function audit.integrity()
+    returns jsonb
+    language sql
+    stable
+    security definer
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    select jsonb_build_object(
+        'blocks', coalesce(s.sequence, 0),
+        'sealed_until', s.upper_bound,
+        'sealed_at', s.sealed_at,
+        'is_signed', s.signature is not null,
+        'problem', p.problem,
+        'verified_at', v.finished_at,
+        'verified_from', v.verified_from,
+        'verified_until', v.verified_until,
+        'misfits', v.misfit_count)
+    from (select) always
+    left join lateral (select * from audit.seal order by sequence desc limit 1) s on true
+    left join lateral (select * from audit.verification order by finished_at desc limit 1) v on true
+    left join audit.sealing p on true;
+end;
+comment on function audit.integrity() is
+    'How the seals stand, as one object: blocks, sealed_until, sealed_at, is_signed (of the last block), problem (of sealing), verified_at, verified_from, verified_until, misfits (of the last verification). Null: never.';
+
+create function audit.workspace_misfits()
+    returns jsonb
+    language sql
+    stable
+    security definer
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    select coalesce(jsonb_agg(jsonb_build_object('kind', m ->> 'kind', 'entry_id', m ->> 'entry_id', 'block', m -> 'block')
+                              order by m -> 'block', m ->> 'entry_id'), '[]')
+    from (select * from audit.verification order by finished_at desc limit 1) v
+    cross join jsonb_array_elements(v.misfits) m
+    where m ->> 'workspace_id' = current_setting('audit.reader_workspace', true);
+end;
+comment on function audit.workspace_misfits() is
+    'Of the last verification''s misfits those of the workspace that the transaction names (audit.reader_workspace), an array of objects: kind, entry_id, block.';
 
 -- Who acts, and in what context: the settings that the application names in its transaction.
 
@@ -5630,6 +5960,7 @@ begin atomic
     from audit.day_partition d
     where d.log_table = 'entry' and not d.is_beyond
       and d.upper_bound <= audit.dropped_until() and not audit.day_is_held(d.partition_name)
+      and audit.day_awaits_seal(d.partition_name) is not true
     union all
     -- Detached by a run that did not live to drop it.
     select c.relname::text
@@ -5637,10 +5968,10 @@ begin atomic
     where c.relnamespace = 'audit'::regnamespace and c.relkind = 'r' and not c.relispartition
       and c.relname ~ '^entry_[0-9]{8}$'
       and audit.day_start(to_date(right(c.relname, 8), 'YYYYMMDD') + 1) <= audit.dropped_until()
-      and not audit.day_is_held(c.relname::text)
+      and not audit.day_is_held(c.relname::text) and audit.day_awaits_seal(c.relname::text) is not true
     order by 1;
 end;
-comment on function audit.days_past_retention() is 'The day partitions of audit.entry that may be dropped now, oldest first: past retention, below an oldest_day that was moved five minutes ago or earlier, not on hold.';
+comment on function audit.days_past_retention() is 'The day partitions of audit.entry that may be dropped now, oldest first: past retention, below an oldest_day that was moved five minutes ago or earlier, not on hold, sealed where sealing is done.';
 
 create function audit.note_upkeep(problem text)
     returns void
@@ -5776,7 +6107,7 @@ begin
 end
 $function$;
 comment on function audit.maintain() is
-    'Makes days ahead, drops days past retention, compiles stale capture functions. One transaction; several at once are safe, one works. Moves the watermark on, counts, closes a day. Differs from "daybook maintain": it drops days under a short lock on the log instead of detaching them concurrently, closes one day a run, freezes none, and the watermark lags by a run. Returns what it did.';
+    'Makes days ahead, drops days past retention, compiles stale capture functions. One transaction; several at once are safe, one works. Moves the watermark on, counts, closes a day. Differs from "daybook maintain": it drops days under a short lock on the log instead of detaching them concurrently, closes one day a run, freezes none, and the watermark lags by a run. It seals nothing: run "daybook seal" beside it. Returns what it did.';
 
 create function audit.upkeep_is_late()
     returns boolean
@@ -5824,13 +6155,14 @@ begin atomic
         'watermark_held_by', audit.watermark_holder(),
         'counted_until', (select w.counted_until from audit.watermark w),
         'days_to_close', (select count(*) from audit.days_to_close()),
+        'integrity', audit.integrity(),
         'days_held', (select coalesce(jsonb_agg(h.day order by h.day), '[]') from audit.day_hold h),
         'entries_beyond', (select count(*) from audit.entry e
                            where e.created_at >= (select lower_bound from audit.day_partition where log_table = 'entry' and is_beyond)))
     from audit.upkeep u;
 end;
 comment on function audit.upkeep_status() is
-    'The state of upkeep as one object: version, last_run_at, last_problem, is_late, prepared_until (last day that stands ready), oldest_day, retention_days, watermark, watermark_held_by, counted_until, days_to_close, days_held (the days on hold), entries_beyond (entries past the prepared days).';
+    'The state of upkeep as one object: version, last_run_at, last_problem, is_late, prepared_until (last day that stands ready), oldest_day, retention_days, watermark, watermark_held_by, counted_until, days_to_close, integrity (as audit.integrity() tells it), days_held (the days on hold), entries_beyond (entries past the prepared days).';
 
 -- The log against its own owner: what his rights would let him do to entries by DDL is refused by event triggers, which
 -- belong to the superuser who installs, as do their functions. Superusers pass: dumps, restores and downgrades are theirs.
@@ -6282,7 +6614,8 @@ grant execute on function
     audit.close_session(text, bytea), audit.reading_is_noted(text, text), audit.note_reading(audit.reader),
     audit.note_export(audit.reader, jsonb, bigint), audit.note_denied_write(audit.reader, text, text),
     audit.retention_days(), audit.upkeep_is_late(), audit.is_bypassed(), audit.entry_moment(uuid), audit.reading_bounds(),
-    audit.activity_digest(text[]), audit.search(text, timestamptz, timestamptz)
+    audit.activity_digest(text[]), audit.search(text, timestamptz, timestamptz),
+    audit.integrity(), audit.workspace_misfits()
     to audit_reader;
 grant usage on type audit.reader, audit.search_hit to audit_reader;
 
@@ -6290,7 +6623,9 @@ grant usage on type audit.reader, audit.search_hit to audit_reader;
 grant usage on schema audit to audit_dba;
 grant select on audit.entry, audit.change, audit.timeline, audit.timeline_change, audit.day_partition,
     audit.tracked_table, audit.rewritten_table, audit.upkeep, audit.day_hold, audit.reading, audit.schema_version, audit.floor,
-    audit.watermark, audit.daily_activity, audit.activity_total, audit.closed_day, audit.open_entry, audit.open_words to audit_dba;
+    audit.watermark, audit.daily_activity, audit.activity_total, audit.closed_day, audit.open_entry, audit.open_words,
+    audit.seal, audit.sealing, audit.verification
+    to audit_dba;
 grant select (prefix, workspace_id, name, role, created_at, expires_at, lifetime, revoked_at) on audit.api_key to audit_dba;
 grant select (prefix, key_prefix, opened_at, ends_at) on audit.page_session to audit_dba;
 grant execute on function
@@ -6301,13 +6636,16 @@ grant execute on function
     audit.row_as_of(regclass, text, timestamptz), audit.row_as_of(text, text, text, timestamptz),
     audit.row_image(audit.table_span[], text, timestamptz, boolean), audit.row_changes(audit.table_span[], text),
     audit.alter_row_image(jsonb, jsonb), audit.key_after(audit.row_change, text, audit.table_span), audit.table_spans(text, text),
-    audit.primary_key_columns(oid), audit.bounded_sql(text)
+    audit.primary_key_columns(oid), audit.bounded_sql(text),
+    audit.integrity(), audit.sealed_until(), audit.seal_bounds(interval, interval), audit.day_awaits_seal(text), audit.blocks_of_day(text),
+    audit.note_verification(timestamptz, timestamptz, bigint, bigint, bigint, jsonb)
     to audit_dba;
 grant usage on type audit.table_span, audit.row_change to audit_dba;
 
 -- audit_maintainer: upkeep and keys; becomes audit_owner by SET ROLE for what functions cannot do.
 grant usage on schema audit to audit_maintainer;
-grant select on audit.day_partition, audit.tracked_table, audit.upkeep, audit.day_hold, audit.watermark, audit.closed_day
+grant select on audit.day_partition, audit.tracked_table, audit.upkeep, audit.day_hold, audit.watermark, audit.closed_day,
+    audit.seal, audit.sealing, audit.verification
     to audit_maintainer;
 grant execute on function
     audit.take_upkeep_turn(), audit.maintain(), audit.prepare_days(integer, integer), audit.advance_watermark(), audit.watermark_holder(),
@@ -6317,7 +6655,10 @@ grant execute on function
     audit.follow_table(bigint, text), audit.check(), audit.upkeep_status(), audit.upkeep_is_late(), audit.is_bypassed(), audit.retention_days(),
     audit.day_start(date), audit.utc_day(timestamptz),
     audit.create_key(text, bytea, text, text, text, timestamptz), audit.rotate_key(text, text, bytea, interval, timestamptz),
-    audit.revoke_key(text), audit.list_keys(text)
+    audit.revoke_key(text), audit.list_keys(text),
+    audit.integrity(), audit.sealed_until(), audit.seal_bounds(interval, interval), audit.day_awaits_seal(text), audit.blocks_of_day(text),
+    audit.add_seal(bigint, timestamptz, timestamptz, timestamptz, bigint, bigint, bytea, bytea, bytea, bytea, bytea, bytea),
+    audit.note_sealing(text), audit.note_verification(timestamptz, timestamptz, bigint, bigint, bigint, jsonb)
     to audit_maintainer;
 
 -- The first days. As an extension none are made here: a restore runs this script before it brings the days of the dump;
@@ -6334,7 +6675,7 @@ begin
         -- Not the page's sessions: a parallel restore may bring them before their keys. Who was signed in signs in again.
         foreach member in array array['audit.upkeep', 'audit.day_hold', 'audit.tracked_table', 'audit.api_key', 'audit.reading', 'audit.floor',
                                           'audit.watermark', 'audit.daily_activity', 'audit.activity_total', 'audit.closed_day',
-                                          'audit.open_entry', 'audit.open_words'] loop
+                                          'audit.open_entry', 'audit.open_words', 'audit.seal', 'audit.sealing', 'audit.verification'] loop
             perform pg_catalog.pg_extension_config_dump(member::regclass, '');
         end loop;
         perform pg_catalog.pg_extension_config_dump(pg_get_serial_sequence('audit.tracked_table', 'id')::regclass, '');
