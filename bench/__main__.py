@@ -1,21 +1,23 @@
 """`make bench`: what a write costs without a log, with ours, and with others, in one run, as one table.
 
-Every system has a database of its own on one server and shows first that it records every change. Then they take turns:
-each workload is done by each system in each round, and the medians of the rounds are printed. CPU is the backends' own
-(first field of /proc/<pid>/schedstat), WAL is pg_current_wal_insert_lsn() with full_page_writes off, the log's bytes are
-pg_total_relation_size of its tables: wall time on a shared machine means little. It must not assert anything about
-cost.
+Every system has a database of its own on one server and shows first that it records every change. Then they take
+turns: each workload is done by each system in each round; medians are printed. CPU is the backends' own (first field of
+/proc/<pid>/schedstat), WAL is pg_current_wal_insert_lsn() with full_page_writes off, the log's bytes are
+pg_relation_size of its tables, their toast and indexes: wall time on a shared machine means little. It must not assert
+anything about cost.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import signal
 import sys
 from pathlib import Path
 
 from .servers import started
+from .write.chart import chart
 from .write.clients import Clients
 from .write.measure import PATIENCE, measure, prove, seconds_with_kept_plan, set_up
 from .write.report import goals, table
@@ -47,23 +49,26 @@ def main() -> None:
             if subject.system.recorded:
                 print(f"{subject.system.title}: all of {changes} changes recorded", flush=True)
         kept = {s.system.title: seconds_with_kept_plan(s, sizes) for s in subjects if s.system.keeps_plan}
-        costs = measure(subjects, workloads, clients, options.rounds, sizes)
+        costs = measure(subjects, workloads, clients, options.rounds, sizes, options.minutes)
     systems = [subject.system for subject in subjects]
     version = cluster.server.version
-    print(f"\nPostgreSQL {version}, medians of {options.rounds} rounds, per changed row\n")
+    done = max(map(len, costs.values()))
+    print(f"\nPostgreSQL {version}, medians of {done} rounds, per changed row\n")
     print(table(costs, systems, workloads))
     for title, problem in failures.items():
         print(f"\n{title}: not measured, it could not be set up here: {problem}")
     for title, seconds in kept.items():
         took = f"took {seconds:.1f} s" if seconds else f"was not done after {PATIENCE} s"
         print(
-            f"\n{title}: a session's first write makes the plan for all. After one row, an UPDATE of {sizes.few:,} {took}; "
-            "its bulk figures are of plans made anew (discard plans)"
+            f"\n{title}: a session's first write makes the plan for all. After one row, an UPDATE of {sizes.few:,} "
+            f"{took}; its bulk figures are of plans made anew (discard plans)"
         )
     for (workload, key), rounds in costs.items():
-        if len(rounds) < options.rounds:
+        if len(rounds) < done:
             print(f"\n{key}, {workload}: {len(rounds)} rounds, for it is slow")
     print(f"\n{goals(costs, systems)}")
+    if options.chart:
+        options.chart.write_text(chart(version, costs, systems, workloads))
     if options.json:
         found = [
             {"workload": workload, "system": key, "rounds": [cost._asdict() for cost in rounds]}
@@ -76,9 +81,11 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--postgres", type=int, metavar="VERSION", help="major version of the server (newest)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds (5)")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no round that would end later (none)")
     parser.add_argument("--only", nargs="+", choices=[workload.key for workload in WORKLOADS], metavar="WORKLOAD")
     parser.add_argument("--systems", nargs="+", choices=[system.key for system in SYSTEMS], metavar="SYSTEM")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures of every round too")
+    parser.add_argument("--chart", type=Path, metavar="FILE", help="draw the main figures as SVG")
     return parser.parse_args()
 
 

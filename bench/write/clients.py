@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import psycopg
 
@@ -40,6 +40,12 @@ class Task:
     statement: str
     value: str | None
     ids: range
+
+
+class Runner(Protocol):
+    """What runs tasks at the same time, a client each, and returns the nanoseconds of CPU of their backends."""
+
+    def run(self, tasks: Sequence[Task]) -> int: ...
 
 
 class Clients:

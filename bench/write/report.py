@@ -15,10 +15,9 @@ from .workloads import Workload
 
 Costs = Mapping[tuple[str, str], Sequence[Cost]]
 
-HEAD = """\
-| workload | system | CPU, µs | of untracked | added | of ours | WAL, B | of untracked | added | of ours | log, B | of ours \
-| rows/s | of untracked |
-| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
+COLUMNS = ["CPU, µs", "of untracked", "added", "of ours", "WAL, B", "of untracked", "added", "of ours"]
+COLUMNS += ["log, B", "of ours", "rows/s", "of untracked"]
+HEAD = f"| workload | system | {' | '.join(COLUMNS)} |\n| --- | --- |{' ---: |' * len(COLUMNS)}"
 
 
 def medians(costs: Costs) -> dict[tuple[str, str], Cost]:
@@ -27,7 +26,7 @@ def medians(costs: Costs) -> dict[tuple[str, str], Cost]:
 
 
 def table(costs: Costs, systems: Sequence[System], workloads: Sequence[Workload]) -> str:
-    """One line for each workload and system as Markdown. `added` is over untracked; `of ours` compares what is added."""
+    """A line for each workload and system, as Markdown: `added` is over untracked, `of ours` compares what is added."""
     middle = medians(costs)
     lines = [HEAD]
     for workload in workloads:

@@ -19,8 +19,8 @@ from . import classic, floor
 from .clients import NEW_ID, Actor
 from .tables import DOCUMENT, WIDE
 
-FOLDER = Path(__file__).resolve().parent
-PYTHON = FOLDER.parents[1] / ".venv" / "bench" / "bin" / "python"
+ROOT = Path(__file__).resolve().parents[2]
+PYTHON = ROOT / ".venv" / "bench" / "bin" / "python"
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,10 @@ class System:
     """A way to record changes.
 
     `log` is a query for the oids of its log's tables; `recorded` one for (table, operation, key as text, before, after)
-    of every change in it, both as jsonb; `nobody` one that counts the changes without the actor. `remembers_before` is false where an UPDATE's old values stand only in an
-    earlier row. `keeps_plan`: its many-row statement is planned for one row in a session that wrote one row first, and
-    takes time with the square of the rows; its bulk statements are planned anew here, which is kind.
+    of every change in it, both as jsonb; `nobody` one that counts the changes without the actor. `remembers_before` is
+    false where an UPDATE's old values stand only in an earlier row. `keeps_plan`: in a session that wrote one row first
+    its statement is planned for one row, and takes time with the square of the rows; here its bulk statements are
+    planned anew, which is kind.
     """
 
     key: str
@@ -46,7 +47,7 @@ class System:
     stores: str = ""
 
 
-class CannotBeSetUp(Exception):
+class SetupError(Exception):
     """A peer does not work here; the message says why."""
 
 
@@ -76,16 +77,16 @@ def install_ours(url: str) -> None:
         )
 
 
-def by_package(script: str, *arguments: str) -> Callable[[str], None]:
-    """Run the peer's own file with the Python that has its package; raise CannotBeSetUp with its last line."""
+def by_package(name: str, *arguments: str) -> Callable[[str], None]:
+    """Run the peer's own file with the Python that has its package; raise SetupError with its last line."""
 
     def install(url: str) -> None:
         if not PYTHON.exists():
-            raise CannotBeSetUp("its package is not installed: make bench installs it into .venv/bench")
-        command = [str(PYTHON), str(FOLDER / "peers" / script), url, *arguments]
-        done = subprocess.run(command, capture_output=True, text=True)
+            raise SetupError("its package is not installed: make bench installs it into .venv/bench")
+        command = [str(PYTHON), "-m", f"bench.write.peers.{name}", url, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
         if done.returncode:
-            raise CannotBeSetUp((done.stderr.strip().splitlines() or ["no message"])[-1])
+            raise SetupError((done.stderr.strip().splitlines() or ["no message"])[-1])
 
     return install
 
@@ -151,7 +152,7 @@ SYSTEMS = (
     System(
         "pghistory-statement",
         "django-pghistory, statement",
-        by_package("django_pghistory.py", "statement"),
+        by_package("django_pghistory", "statement"),
         PGHISTORY_ACTOR,
         PGHISTORY_LOG,
         PGHISTORY_RECORDED,
@@ -164,7 +165,7 @@ SYSTEMS = (
     System(
         "pghistory-row",
         "django-pghistory, row",
-        by_package("django_pghistory.py", "row"),
+        by_package("django_pghistory", "row"),
         PGHISTORY_ACTOR,
         PGHISTORY_LOG,
         PGHISTORY_RECORDED,
@@ -192,7 +193,7 @@ SYSTEMS = (
     System(
         "postgresql-audit",
         "postgresql-audit",
-        by_package("postgresql_audit.py"),
+        by_package("postgresql_audit"),
         Actor(
             """
             insert into transaction (native_transaction_id, issued_at, actor_id)
@@ -212,12 +213,12 @@ SYSTEMS = (
         """,
         is_peer=True,
         keeps_plan=True,
-        stores="the whole old row and the changed columns as jsonb; two indexes; the actor in a row of each transaction",
+        stores="the whole old row and the changed columns as jsonb; two indexes; the actor in a row a transaction",
     ),
     System(
         "auditrum",
         "auditrum",
-        by_package("auditrum_tracking.py", "full"),
+        by_package("auditrum_tracking", "full"),
         AUDITRUM_ACTOR,
         AUDITRUM_LOG,
         "select table_name, operation, object_id, old_data, new_data from auditlog",
@@ -228,7 +229,7 @@ SYSTEMS = (
     System(
         "auditrum-diff",
         "auditrum, differences",
-        by_package("auditrum_tracking.py", "diff"),
+        by_package("auditrum_tracking", "diff"),
         AUDITRUM_ACTOR,
         AUDITRUM_LOG,
         """

@@ -1,4 +1,4 @@
-"""Set up auditrum in a database: `python auditrum_tracking.py URL full|diff`.
+"""Set up auditrum in a database: `python -m bench.write.peers.auditrum_tracking URL full|diff`.
 
 Follows https://auditrum.readthedocs.io/ (SQLAlchemy) and its README: its schema with three months of partitions, its
 triggers, `exclude` for updated_at. "full" is its default and stores the row before, after and the difference; "diff"
@@ -6,13 +6,11 @@ stores the difference alone.
 """
 
 import sys
-from pathlib import Path
-
-sys.path[0] = str(Path(__file__).resolve().parents[3])
 
 import psycopg
 import sqlalchemy
 from auditrum.integrations.sqlalchemy.core import bootstrap_schema, sync, track_table
+
 from bench.write.tables import DOCUMENT, WIDE
 
 engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""Set up django-pghistory in a database: `python django_pghistory.py URL row|statement`.
+"""Set up django-pghistory in a database: `python -m bench.write.peers.django_pghistory URL row|statement`.
 
 Follows https://django-pghistory.readthedocs.io/en/latest/event_tracking/ (insert, update and delete events) and
 https://django-pghistory.readthedocs.io/en/latest/performance/ (statement-level triggers). Everything else is its
@@ -10,17 +10,19 @@ import sys
 from pathlib import Path
 
 import django
+import pghistory
+import pgtrigger
 from django.apps import AppConfig
 from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
 from django.core.management import call_command
+from django.db import connection, models
 from psycopg.conninfo import conninfo_to_dict
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 from bench.write.tables import DOCUMENT, DOCUMENT_COLUMNS, WIDE, WIDE_COLUMNS
 
 
-
-class Bench(AppConfig):
+class Bench(AppConfig):  # type: ignore[misc]
     """The application that is audited: pghistory wants an installed one."""
 
     name = __name__
@@ -42,11 +44,6 @@ settings.configure(
     USE_TZ=True,
 )
 django.setup()
-
-import pghistory
-import pgtrigger
-from django.contrib.postgres.fields import ArrayField
-from django.db import connection, models
 
 
 def field(definition: str) -> models.Field:

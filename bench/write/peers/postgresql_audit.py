@@ -1,20 +1,17 @@
-"""Set up postgresql-audit in a database: `python postgresql_audit.py URL`.
+"""Set up postgresql-audit in a database: `python -m bench.write.peers.postgresql_audit URL`.
 
 Follows https://postgresql-audit.readthedocs.io/en/latest/sqlalchemy.html and its README; statement-level triggers, its
 default, and `exclude` for updated_at. It needs SQLAlchemy 2.0: with 2.1 its create_all fails.
 """
 
 import sys
-from pathlib import Path
-
-# This file is named as the package is: its folder must not come first.
-sys.path[0] = str(Path(__file__).resolve().parents[3])
 
 import psycopg
 import sqlalchemy
-from bench.write.tables import DOCUMENT, WIDE
 from postgresql_audit import versioning_manager
 from sqlalchemy.orm import declarative_base
+
+from bench.write.tables import DOCUMENT, WIDE
 
 Base = declarative_base()
 versioning_manager.init(Base)
