@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import NamedTuple
 
 import psycopg
@@ -183,10 +184,10 @@ def measure(
                 fill(subject, sizes)
         for workload in workloads:
             print(f"round {number + 1}: {workload.title}", file=sys.stderr, flush=True)
-            for subject in subjects:
+            for time_number, subject in product(range(1 if workload.is_bulk else sizes.times), subjects):
                 if is_left_out(subject, workload, number):
                     continue
-                cost = piece(subject, workload, clients, sizes, f"round {number}")
+                cost = piece(subject, workload, clients, sizes, f"round {number}", time_number)
                 costs.setdefault((workload.key, subject.system.key), []).append(cost)
                 if workload.is_bulk and workload.changed_rows(sizes) * cost.cpu > SLOW_SECONDS * 1_000_000:
                     subject.slow.add(workload.key)
@@ -229,16 +230,18 @@ def empty_log(subject: Subject) -> None:
             subject.observer.execute(f"truncate {', '.join(tables)} cascade".encode())
 
 
-def piece(subject: Subject, workload: Workload, clients: Runner, sizes: Sizes, value: str) -> Cost:
+def piece(
+    subject: Subject, workload: Workload, clients: Runner, sizes: Sizes, value: str, time_number: int = 0
+) -> Cost:
     """Empty the log, warm the sessions up, do one piece of work and return what it cost.
 
     The log is emptied so that no row finds room in a page that an earlier piece left, and its growth is its size.
     """
     empty_log(subject)
-    run(subject, workload, clients, sizes, value, warm=True)
+    run(subject, workload, clients, sizes, value, time_number, warm=True)
     subject.observer.execute("checkpoint")
     wal, log, clock = wal_position(subject), log_size(subject), time.perf_counter()
-    cpu = run(subject, workload, clients, sizes, value)
+    cpu = run(subject, workload, clients, sizes, value, time_number)
     clock = time.perf_counter() - clock
     wal, log = wal_position(subject) - wal, log_size(subject) - log
     if workload.is_bulk:
@@ -247,9 +250,18 @@ def piece(subject: Subject, workload: Workload, clients: Runner, sizes: Sizes, v
     return Cost(cpu / 1000 / rows, wal / rows, log / rows, rows / clock)
 
 
-def run(subject: Subject, workload: Workload, clients: Runner, sizes: Sizes, value: str, *, warm: bool = False) -> int:
+def run(
+    subject: Subject,
+    workload: Workload,
+    clients: Runner,
+    sizes: Sizes,
+    value: str,
+    time_number: int = 0,
+    *,
+    warm: bool = False,
+) -> int:
     """Do a workload, or what warms its sessions up; return the CPU of its backends in nanoseconds."""
-    value = f"{workload.key}, {value}"
+    value = f"{workload.key}, {value}.{time_number}"
     if not workload.is_bulk:
         statement, takes_value = workload.row_statement()
         tasks = [
@@ -258,7 +270,7 @@ def run(subject: Subject, workload: Workload, clients: Runner, sizes: Sizes, val
                 subject.system.actor,
                 statement,
                 (f"{value}{', warm' if warm else ''}") if takes_value else None,
-                workload.ids(sizes, client)[1 if warm else 0],
+                workload.ids(sizes, client, time_number)[1 if warm else 0],
             )
             for client in range(workload.clients)
         ]

@@ -12,17 +12,21 @@ from .tables import DOCUMENT, DOCUMENT_VALUES, WIDE
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much a run does: rows of the bulk statements, transactions of each client, those before the timed ones."""
+    """How much a run does: rows of the bulk statements, transactions of each client, those before the timed ones.
+
+    A one-row workload is done so many times a round, the systems taking turns: short pieces differ more by themselves.
+    """
 
     many: int = 100_000
     few: int = 10_000
     alone: int = 300
     together: int = 75
     warm: int = 12
+    times: int = 3
 
 
 # Enough for every piece to change several rows, with room for the warm ones between the ids.
-SMALL = Sizes(many=400, few=40, alone=5, together=3, warm=2)
+SMALL = Sizes(many=400, few=40, alone=5, together=3, warm=2, times=1)
 
 
 @dataclass(frozen=True)
@@ -50,14 +54,14 @@ class Workload:
             return sizes.many if self.rows == "many" else sizes.few
         return self.clients * self.transactions(sizes)
 
-    def ids(self, sizes: Sizes, client: int) -> tuple[range, range]:
+    def ids(self, sizes: Sizes, client: int, time: int = 0) -> tuple[range, range]:
         """The rows of one client's timed transactions, and of those that warm its session up before."""
         count = self.transactions(sizes)
-        first = 1 + client * (count + sizes.warm)
+        first = 1 + (time * self.clients + client) * (count + sizes.warm)
         if self.operation == "INSERT":
             first += sizes.many * (1 if self.clients == 1 else 2)
         elif self.operation == "DELETE":
-            first += sizes.many // 2 + (0 if self.clients == 1 else sizes.alone + sizes.warm)
+            first += sizes.many // 2 + (0 if self.clients == 1 else sizes.times * (sizes.alone + sizes.warm))
         return range(first, first + count), range(first + count, first + count + sizes.warm)
 
     def row_statement(self) -> tuple[str, bool]:
