@@ -85,8 +85,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--postgres", type=int, metavar="VERSION", help="major version of the server (newest)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds (5)")
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no round that would end later (none)")
-    parser.add_argument("--only", nargs="+", choices=[workload.key for workload in WORKLOADS], metavar="WORKLOAD")
-    parser.add_argument("--systems", nargs="+", choices=[system.key for system in SYSTEMS], metavar="SYSTEM")
+    for option, keys in (
+        ("--only", [workload.key for workload in WORKLOADS]),
+        ("--systems", [system.key for system in SYSTEMS]),
+    ):
+        name = option.strip("-").removesuffix("s").upper().replace("ONLY", "WORKLOAD")
+        parser.add_argument(option, nargs="+", choices=keys, metavar=name, help=f"of {', '.join(keys)} (all)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures of every round too")
     parser.add_argument("--chart", type=Path, metavar="FILE", help="draw the main figures as SVG")
     return parser.parse_args()

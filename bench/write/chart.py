@@ -17,7 +17,7 @@ WIDTH, LINE, LABEL, FIGURE = 760, 20, 210, 70
 OURS, FLOOR, OTHERS = "#2f7fd1", "#8a8f98", "#c2722b"
 LABELLED = 'aria-labelledby="title description"'
 STYLE = """\
-text { font: 13px system-ui, sans-serif; fill: #57606a }
+text { font: 13px system-ui, sans-serif; fill: #6e7781 }
 .head { font-weight: 600 }
 @media (prefers-color-scheme: dark) { text { fill: #b7bfc8 } }"""
 
