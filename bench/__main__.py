@@ -58,6 +58,9 @@ def main() -> None:
         f"\nPostgreSQL {version}, medians of {done} rounds, one-row work {sizes.times} times in each, per changed row\n"
     )
     print(table(costs, systems, workloads))
+    for system in systems:
+        if system.stores:
+            print(f"\n{system.title} stores {system.stores}")
     for title, problem in failures.items():
         print(f"\n{title}: not measured, it could not be set up here: {problem}")
     for title, seconds in kept.items():
