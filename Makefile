@@ -55,7 +55,7 @@ extension: ## build build/extension, to be copied into a server's share/extensio
 	@mv build/extension.$$PPID/* build/extension && rmdir build/extension.$$PPID # whole, whoever reads it meanwhile
 	@echo build/extension
 
-bench: $(VENV)/.dev ## measure against untracked tables (ARGS="--help")
+bench: $(VENV)/.dev $(VENV)/.bench ## measure a write without a log, with ours and with others (ARGS="--help")
 	@$(PYTHON) -m bench $(ARGS)
 
 bench-rights: $(VENV)/.dev ## measure what row-level security, authentication and recording add to reading
@@ -88,6 +88,13 @@ $(VENV)/.python:
 	echo 'Python 3.11 or newer is needed; name one: make PYTHON3=python3.12' >&2; exit 2; }
 	@$(PYTHON3) -m venv $(VENV)
 	@touch $@
+
+# Others' packages stand apart: one needs an older SQLAlchemy. One that cannot be installed is said in the table.
+$(VENV)/.bench: requirements/bench.txt | $(VENV)/.python
+	@echo 'Installing what the bench measures against into $(VENV)/bench …' >&2
+	@$(PYTHON) -m venv $(VENV)/bench
+	@$(VENV)/bench/bin/python -m pip --disable-pip-version-check -qq install --require-hashes -r requirements/bench.txt && touch $@ || \
+	echo 'They cannot be installed: the bench goes on without them and says so.' >&2
 
 $(VENV)/.demo: requirements/demo.txt pyproject.toml | $(VENV)/.python
 	@echo 'Installing what the demo needs into $(VENV) …' >&2

@@ -6,7 +6,7 @@ It must not measure anything by itself.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,13 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 
 
 @contextmanager
-def started(version: int | None) -> Iterator[Cluster]:
-    """A cluster of this major version (None: the newest) with the log installed, in memory where there is room."""
+def started(
+    version: int | None, *, more: Mapping[str, str | int] | None = None, migrated: bool = True
+) -> Iterator[Cluster]:
+    """A cluster of this major version (None: the newest), in memory where there is room.
+
+    `more` are settings besides those of every bench; the log is installed unless `migrated` is false.
+    """
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(prefix="pg-daybook-bench-", dir=memory if memory.is_dir() else None) as folder:
         Path(folder).chmod(0o755)
@@ -30,9 +35,11 @@ def started(version: int | None) -> Iterator[Cluster]:
             "checkpoint_timeout": "1h",
             "autovacuum": "off",
             "shared_buffers": "512MB",
+            **(more or {}),
         }
         with Cluster(find_server(version), Path(folder) / "cluster", settings=settings) as cluster:
-            migrate(cluster.url())
+            if migrated:
+                migrate(cluster.url())
             yield cluster
 
 

@@ -10,13 +10,15 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 PROJECT = FOLDER.parent / "pyproject.toml"
 
-# Each file with what it is made of; the first one decides the versions of the others.
+# Each file with what it is made of; the first one decides the versions of the others, save of APART.
 FILES = {
     "dev.txt": [str(PROJECT), "--extra=demo", "--extra=django", "--extra=integrity", f"--group={PROJECT}:dev"],
     "demo.txt": [str(PROJECT), "--extra=demo", f"--group={PROJECT}:build"],
     "run.txt": [str(PROJECT), "--extra=integrity"],
     "build.txt": [f"--group={PROJECT}:build"],
+    "bench.txt": [f"--group={PROJECT}:bench"],
 }
+APART = {"bench.txt"}
 OPTIONS = [
     "--quiet",
     "--no-config",
@@ -33,7 +35,8 @@ OPTIONS = [
 def resolve() -> None:
     pinned: list[str] = []
     for name, sources in FILES.items():
-        command = ["-m", "uv", "pip", "compile", *sources, *OPTIONS, *pinned, f"--output-file={FOLDER / name}"]
+        constraints = [] if name in APART else pinned
+        command = ["-m", "uv", "pip", "compile", *sources, *OPTIONS, *constraints, f"--output-file={FOLDER / name}"]
         subprocess.run([sys.executable, *command], check=True)
         pinned = [f"--constraint={FOLDER / 'dev.txt'}"]
 

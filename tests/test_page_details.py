@@ -246,6 +246,19 @@ def test_a_banner_says_that_a_table_is_bypassed_without_naming_it(database: Data
     assert (banner.only("code").text, "s3cret" in page.text) == ("daybook status", False)
 
 
+def test_a_banner_says_that_the_last_verification_found_something(database: Database, db: Connection) -> None:
+    add_keys(db)
+    for misfits in (1, 0):
+        db.execute("select audit.note_verification(now(), now(), 1, 1, %s, '[]')", [misfits])
+        with opened(database) as web:
+            said = [(banner.only("strong").text, banner.only("code").text) for banner in banners_of(web)]
+        assert said == [("The log does not fit its seals.", "daybook verify")] * misfits
+
+
+def banners_of(web: Client) -> list[Node]:
+    return page_of(web).every("div", class_="banner")
+
+
 def test_a_log_that_is_well_has_no_banner(web: Client) -> None:
     assert page_of(web).every("div", class_="banner") == []
 

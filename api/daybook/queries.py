@@ -1000,8 +1000,10 @@ async def count_entries(database: Database, reader: Reader, listing: Listing) ->
 
 
 async def find_troubles(database: Database) -> set[str]:
-    """What is wrong with the log itself: late, bypassed. What more readers may learn becomes a column here."""
-    query = "select audit.upkeep_is_late() as late, audit.is_bypassed() as bypassed"
+    """What is wrong with the log itself: late, bypassed, altered. What more readers may learn becomes a column here."""
+    query = """
+        select audit.upkeep_is_late() as late, audit.is_bypassed() as bypassed,
+               coalesce((audit.integrity() ->> 'misfits')::bigint, 0) > 0 as altered"""
     async with database.reading() as snapshot:
         [[row]] = await snapshot.ask((query, {}), is_last=True)
     return {name for name, is_so in row.items() if is_so}

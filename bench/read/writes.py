@@ -17,8 +17,8 @@ from statistics import median
 
 import psycopg
 
-from ..__main__ import COLUMNS, ROW, TRANSACTIONS
 from ..servers import Connection, cpu_time
+from ..write.tables import DOCUMENT_COLUMNS, DOCUMENT_VALUES, definitions
 from .contents import COMMON_EVENT
 from .generate import Log
 from .questions import WORKSPACE, of
@@ -26,6 +26,7 @@ from .serving import App, Client
 
 READERS = 16
 ROWS = 1_000
+TRANSACTIONS = 500
 TABLE = "bench_document"
 
 
@@ -53,8 +54,8 @@ def compare(logs: Iterable[Log], apps: Iterable[App], rounds: int) -> None:
 def prepare(connection: Connection) -> None:
     """Make the tracked table, and write once, so that no round pays for a session's first write."""
     connection.execute(f"drop table if exists {TABLE}".encode())
-    connection.execute(f"create table {TABLE} ({COLUMNS}) with (fillfactor = 50)".encode())
-    connection.execute(f"insert into {TABLE} select {ROW} from generate_series(1, {ROWS}) n".encode())
+    connection.execute(f"create table {TABLE} ({definitions(DOCUMENT_COLUMNS)}) with (fillfactor = 50)".encode())
+    connection.execute(f"insert into {TABLE} select {DOCUMENT_VALUES} from generate_series(1, {ROWS}) n".encode())
     connection.execute(
         "select audit.enable_tracking(%s::regclass, resource_name_column => 'title', workspace => 'bench-writes',"
         " excluded_columns => '{updated_at}')",

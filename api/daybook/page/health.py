@@ -27,6 +27,11 @@ class Warning:  # noqa: A001 - what the page shows
 
 # By what queries.find_troubles finds, the most serious first.
 WARNINGS = {
+    "altered": Warning(
+        "The log does not fit its seals.",
+        "The last verification found entries that were changed, removed or added after they were written.",
+        "daybook verify",
+    ),
     "bypassed": Warning(
         "A tracked table can be changed past the log.",
         "A trigger of the log is missing, disabled or replaced, so that this page may not show every change.",
@@ -44,7 +49,7 @@ WARNINGS = {
 class Watch:
     """What is known of the log's health, asked for at most once in a while.
 
-    Whatever else readers are to be told (a seal that does not fit) becomes a column there and an entry of WARNINGS.
+    Whatever else readers are to be told becomes a column there and an entry of WARNINGS.
     """
 
     database: Database
