@@ -204,7 +204,7 @@ declare
 begin
     -- The log's own events fail nothing: an actor whose proof is missing is not named. audit.record refuses before this.
     if actor.actor_type <> 'system' and exists (select from audit.signing_login s where s.login = session_user)
-       and audit.signature_problem() is not null then
+       and audit.signature_problem(actor.actor_type) is not null then
         actor := row('system'::text, 'system'::text, 'system'::text, actor.request_id,
                      coalesce(actor.context, '{}') || jsonb_build_object('invalid',
                          coalesce(actor.context -> 'invalid', '{}') || jsonb_build_object('unsigned_actor_id', actor.actor_id)));

@@ -87,7 +87,7 @@ $function$;
 comment on function audit.revoke_actor_key(text) is
     'Deletes a key that signs actors: what it signed is refused from now on. Leaves an entry. False: there is no such key.';
 
-create function audit.signature_problem()
+create function audit.signature_problem(actor_type text)
     returns text
     language plpgsql
     stable
@@ -95,36 +95,40 @@ create function audit.signature_problem()
     set search_path = pg_catalog, pg_temp
 as $function$
 declare
-    signature constant text := coalesce(current_setting('audit.signature', true), '');
-    key audit.actor_key;
+    signature constant text := current_setting('audit.signature', true);
+    ends constant text := substr(signature, 10, 10);
+    fits boolean;
 begin
-    if signature = '' then
+    if actor_type = 'system' then
+        return 'is not named';
+    elsif nullif(signature, '') is null then
         return 'is not signed';
-    elsif signature !~ '^[0-9a-f]{8}[.][0-9]{10}[.][0-9a-f]{64}$' then
-        return 'has a signature of another form';
     end if;
-    select * into key from audit.actor_key k where k.id = left(signature, 8);
-    -- As the settings were sent, not as they are read: one text, one meaning. No text of PostgreSQL holds a zero byte, so fields
-    -- cannot run into each other. Digests of the digests are compared: how far they agree tells nothing of the right one.
-    if key.id is null or sha256(decode(substr(signature, 21), 'hex')) <> sha256(sha256(key.outer_key || sha256(
-           key.inner_key || '\x646179626f6f6b206163746f72203100'::bytea
-           || convert_to(current_database()::text, 'UTF8') || '\x00'::bytea
-           || convert_to(substr(signature, 10, 10), 'UTF8') || '\x00'::bytea
-           || convert_to(coalesce(current_setting('audit.actor_type', true), ''), 'UTF8') || '\x00'::bytea
-           || convert_to(coalesce(current_setting('audit.actor_id', true), ''), 'UTF8') || '\x00'::bytea
-           || convert_to(coalesce(current_setting('audit.actor_name', true), ''), 'UTF8') || '\x00'::bytea
-           || convert_to(coalesce(current_setting('audit.request_id', true), ''), 'UTF8')))) then
+    -- The settings as they were sent, not as they are read: one text, one meaning. No text of PostgreSQL holds a zero byte, so
+    -- fields cannot run into each other. Digests of both are compared: how far they agree tells nothing of the right one.
+    select sha256(convert_to(signature, 'UTF8')) = sha256(convert_to(k.id || '.' || ends || '.' || encode(
+               sha256(k.outer_key || sha256(k.inner_key || '\x646179626f6f6b206163746f72203100'::bytea
+                   || convert_to(current_database()::text, 'UTF8') || '\x00'::bytea
+                   || convert_to(ends, 'UTF8') || '\x00'::bytea
+                   || convert_to(coalesce(current_setting('audit.actor_type', true), ''), 'UTF8') || '\x00'::bytea
+                   || convert_to(coalesce(current_setting('audit.actor_id', true), ''), 'UTF8') || '\x00'::bytea
+                   || convert_to(coalesce(current_setting('audit.actor_name', true), ''), 'UTF8') || '\x00'::bytea
+                   || convert_to(coalesce(current_setting('audit.request_id', true), ''), 'UTF8'))), 'hex'), 'UTF8'))
+    into fits
+    from audit.actor_key k
+    where k.id = left(signature, 8);
+    if not coalesce(fits, false) then
         return 'has a signature that does not fit';
     end if;
     -- When the client's statement arrived: one that works for an hour is not refused at its end.
-    if substr(signature, 10, 10)::bigint <= extract(epoch from statement_timestamp()) then
+    if ends::bigint <= extract(epoch from statement_timestamp()) then
         return 'has a signature that has expired';
     end if;
     return null;
 end
 $function$;
-comment on function audit.signature_problem() is
-    'What is wrong with the signature of this transaction''s actor (setting audit.signature: key id, end in seconds since 1970, HMAC-SHA256; docs/signed-actors.md). Null: nothing.';
+comment on function audit.signature_problem(text) is
+    'What is wrong with this transaction''s actor where a signed one is demanded, given its type as audit.read_actor_context judged it (setting audit.signature: key id, end in seconds since 1970, HMAC-SHA256; docs/signed-actors.md). Null: nothing.';
 
 create function audit.refuse_unsigned_actor(actor_type text, place text)
     returns void
@@ -134,7 +138,7 @@ create function audit.refuse_unsigned_actor(actor_type text, place text)
     set search_path = pg_catalog, pg_temp
 as $function$
 declare
-    problem constant text := case when actor_type = 'system' then 'is not named' else audit.signature_problem() end;
+    problem constant text := audit.signature_problem(actor_type);
 begin
     if problem is not null then
         raise exception 'a write to % needs a signed actor: the actor %', place, problem
@@ -152,13 +156,12 @@ create function audit.signed_actor_sql(signed_actor boolean)
     language sql
     stable
 begin atomic
-    select case
-        when signed_actor then $sql$
-    perform audit.refuse_unsigned_actor(audit_actor.actor_type, format('%I.%I', tg_table_schema, tg_table_name));$sql$
-        when exists (select from audit.signing_login) then format($sql$
-    if session_user = any(%L::name[]) then
+    select case when signed_actor or exists (select from audit.signing_login) then format($sql$
+    if %saudit.signature_problem(audit_actor.actor_type) is not null then
         perform audit.refuse_unsigned_actor(audit_actor.actor_type, format('%%I.%%I', tg_table_schema, tg_table_name));
-    end if;$sql$, array(select login from audit.signing_login order by login))
+    end if;$sql$,
+        case when signed_actor then ''
+             else format('session_user = any(%L::name[]) and ', array(select login from audit.signing_login order by login)) end)
         else '' end;
 end;
 comment on function audit.signed_actor_sql(boolean) is

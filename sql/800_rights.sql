@@ -91,7 +91,7 @@ grant execute on function
     audit.new_entry_id(timestamptz), audit.write_moment(), audit.read_actor_context(), audit.split_edge(text),
     audit.capture_pieces(bigint, oid, text, oid[], boolean), audit.row_types_sql(text, text[]), audit.changed_columns_sql(jsonb), audit.pair_sql(), audit.object_sql(jsonb, text),
     audit.row_event_sql(jsonb, text, text[]), audit.row_sql(jsonb, text, text[]), audit.bulk_sql(jsonb, text, text[]),
-    audit.refuse_unsigned_actor(text, text), audit.signature_problem(),
+    audit.refuse_unsigned_actor(text, text), audit.signature_problem(text),
     audit.truncate_sql(jsonb, oid, boolean), audit.count_is_exact(oid), audit.runs_code_when_read(oid),
     audit.runs_code_when_read_sql(text, boolean), audit.changed_object_sql(jsonb, text)
     to audit_capture;

@@ -30,7 +30,6 @@ _PROBLEMS = {
     "is not signed": "missing",
     "has a signature that has expired": "expired",
     "has a signature that does not fit": "wrong",
-    "has a signature of another form": "wrong",
 }
 
 
