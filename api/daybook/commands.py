@@ -20,6 +20,7 @@ from contextlib import nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from traceback import extract_tb
+from typing import TYPE_CHECKING
 
 import psycopg
 
@@ -31,6 +32,9 @@ from .database import connect
 from .postgres import UNREACHABLE as UNREACHABLE_STATES
 from .postgres import PostgresError
 from .settings import SettingError, Settings
+
+if TYPE_CHECKING:
+    from . import witness
 
 DONE, FOUND, WRONG_USE, UNREACHABLE = 0, 1, 2, 3
 # As a shell tells of a command that a signal ended.
@@ -159,6 +163,12 @@ def build_parser() -> argparse.ArgumentParser:
 
     state = _command(commands, "status", _status, "tell how upkeep and tracking stand; exit code 1: not well")
     state.add_argument("--json", action="store_true", help="print it as JSON")
+
+    looking = _command(commands, "witness", _witness, "hold the log against the WAL; exit code 1: it does not fit")
+    ways = looking.add_mutually_exclusive_group()
+    ways.add_argument("--start", action="store_true", help="make slot and publications, or take new tables in")
+    ways.add_argument("--stop", action="store_true", help="drop slot and publications")
+    ways.add_argument("--follow", action="store_true", help="go on until interrupted, a run each second")
 
     key = commands.add_parser("key", help="make, rotate, list and revoke keys of the REST app")
     key_commands = key.add_subparsers(metavar="COMMAND", required=True)
@@ -329,6 +339,38 @@ def _holder(holder: Mapping[str, object] | None) -> str:
 def _finding_lines(findings: Sequence[upkeep.Finding], margin: str) -> Iterator[str]:
     for row in findings:
         yield f"{margin}{row.severity}: {row.problem} on {row.object_name}. {row.detail}\n{margin}  mend: {row.mend}"
+
+
+def _witness(options: argparse.Namespace) -> int:
+    from . import witness
+
+    with connect(_settings().conninfo, autocommit=True) as connection:
+        try:
+            if options.start or options.stop:
+                _tell((witness.start if options.start else witness.stop)(connection, _tell))
+                return DONE
+            misfits = 0
+            while True:
+                outcome = witness.run(connection, lambda misfit: _print(_escaped(str(misfit))))
+                misfits += outcome.misfits
+                if not options.follow or outcome.transactions:
+                    _tell(_outcome_sentence(outcome))
+                if not options.follow:
+                    return FOUND if misfits else DONE
+                time.sleep(1)
+        except witness.WitnessError as error:
+            return _complain(str(error), FOUND)
+        except psycopg.errors.InsufficientPrivilege as error:
+            return _complain(f"{error.diag.message_primary}; docs/witness.md says what the login needs", WRONG_USE)
+
+
+def _outcome_sentence(outcome: witness.Outcome) -> str:
+    said = f"{outcome.transactions} transactions compared, {outcome.rows} changed rows with {outcome.entries} entries"
+    if outcome.unproved:
+        said += f"; {outcome.unproved} updates without an entry may have changed nothing: the WAL lacks their old rows"
+    if outcome.not_compared:
+        said += f"; {outcome.not_compared} rows and entries of tables that are not tracked or not looked at"
+    return f"{said}; {outcome.misfits or 'nothing'} that does not fit, up to {outcome.position}"
 
 
 def _key_create(options: argparse.Namespace) -> int:
