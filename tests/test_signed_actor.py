@@ -89,11 +89,11 @@ def test_a_signed_actor_is_written(db: Connection, user: Connection, key: str) -
     ]
 
 
-@pytest.mark.parametrize("changed", ["actor_id", "actor_name", "actor_type", "request_id"])
-def test_what_is_named_otherwise_after_signing_is_refused(user: Connection, key: str, changed: str) -> None:
-    name(user, ADA, signed(key))
-    user.execute("select set_config('audit.' || %s, 'service', true)", [changed])
-    assert problem(user) == "the actor has a signature that does not fit"
+def test_what_is_named_otherwise_after_signing_is_refused(user: Connection, key: str) -> None:
+    for changed in ("actor_id", "actor_name", "actor_type", "request_id"):
+        name(user, ADA, signed(key))
+        user.execute("select set_config('audit.' || %s, 'service', true)", [changed])
+        assert problem(user) == "the actor has a signature that does not fit", changed
 
 
 @pytest.mark.parametrize(
@@ -145,20 +145,11 @@ def test_a_statement_that_outlasts_its_signature_is_written(db: Connection, user
     assert problem(user) == "the actor has a signature that has expired"
 
 
-@pytest.mark.parametrize(
-    "signature",
-    [
-        "x",
-        "0" * 84,
-        "00000000." + "9" * 10 + "." + "0" * 64,
-        "' or true --",
-        "\u20ac" * 84,
-        "00000000.9999999999." + "G" * 64,
-    ],
-)
-def test_a_signature_of_no_key_is_refused(user: Connection, signature: str) -> None:
-    name(user, ADA, signature)
-    assert problem(user).startswith("the actor has a signature ")
+def test_a_signature_of_no_key_is_refused(user: Connection) -> None:
+    forms = ("x", "0" * 84, f"00000000.9999999999.{'0' * 64}", "' or true --", "\u20ac" * 84, f"0.9.{'G' * 80}")
+    for signature in forms:
+        name(user, ADA, signature)
+        assert problem(user) == "the actor has a signature that does not fit", signature
 
 
 def test_a_signature_for_another_database_is_refused(user: Connection, key: str) -> None:
@@ -288,12 +279,12 @@ def test_only_the_tables_owner_makes_the_demand(db: Connection, database: Databa
         db.execute("create table plain (id int); select audit.require_signed_actor('plain')")
 
 
-@pytest.mark.parametrize("login", ["app_user", "app_owner", "reader", "dba", "maintainer"])
-def test_no_login_reads_a_key(database: Database, key: str, login: str) -> None:
-    connection = database.connect(login)
-    for query in ("select inner_key from audit.actor_key", "select outer_key from audit.actor_key"):
-        with pytest.raises(InsufficientPrivilege):
-            connection.execute(query)
+def test_no_login_reads_a_key(database: Database, key: str) -> None:
+    for login in ("app_user", "app_owner", "reader", "dba", "maintainer"):
+        connection = database.connect(login)
+        for column in ("inner_key", "outer_key"):
+            with pytest.raises(InsufficientPrivilege):
+                connection.execute(f"select {column} from audit.actor_key".encode())
 
 
 def test_several_keys_hold_at_once_and_a_revoked_one_no_longer(

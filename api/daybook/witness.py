@@ -154,39 +154,59 @@ def start(connection: Connection[Any], warn: Callable[[str], object]) -> str:
         raise WitnessError(f"wal_level is {row[0]}; set it to logical in postgresql.conf and restart the server")
     if row[1] == "-1":
         warn("max_slot_wal_keep_size is not set: the server keeps all WAL from here on until the witness has read it")
-    whole, inserts = _tables_to_publish(connection)
-    if not whole and not inserts:
+    tables = _tables_to_publish(connection)
+    if not tables:
         raise WitnessError("no table is tracked")
-    _keep_whole_rows(connection, [*whole, *inserts])
-    _publish(connection, PUBLICATION, ["audit.entry", "audit.change", *whole], "insert, update, delete, truncate")
-    _publish(connection, INSERTS, inserts, "insert, truncate")
-    for table in inserts:
-        warn(f"{table} is partitioned and has no primary key: of it, insertions alone are compared")
+    _keep_whole_rows(connection, [table.name for table in tables if table.whole])
+    published = [table.name for table in tables if not table.inserts_only]
+    _publish(connection, PUBLICATION, ["audit.entry", "audit.change", *published])
+    _publish(connection, INSERTS, [table.name for table in tables if table.inserts_only])
+    for table in tables:
+        if table.inserts_only:
+            warn(f"of {table.name} insertions alone are compared: updates could fail for want of a key")
+        elif not table.whole:
+            warn(f"{table.name} has a virtual generated column: its old values are not compared")
     slot = slot_name(connection)
     if connection.execute("select from pg_catalog.pg_replication_slots where slot_name = %s", [slot]).rowcount == 0:
         connection.execute("select pg_catalog.pg_create_logical_replication_slot(%s, 'pgoutput')", [slot])
-        return f"the witness looks at {len(whole) + len(inserts)} tables from now on; slot {slot}"
-    return f"the witness looks at {len(whole) + len(inserts)} tables"
+        return f"the witness looks at {len(tables)} tables from now on; slot {slot}"
+    return f"the witness looks at {len(tables)} tables"
 
 
-def _tables_to_publish(connection: Connection[Any]) -> tuple[list[str], list[str]]:
-    """Tables whose changes are published all, and those of which no update may be: it would fail in a new partition."""
+class _Published(NamedTuple):
+    """A tracked table by its quoted name.
+
+    inserts_only: updates and deletions are not published, because PostgreSQL would refuse them where there is no
+    identity: in a partition without a key that comes later. whole: the WAL may keep its old rows whole; not those with
+    a virtual generated column, whose updates PostgreSQL 18 would refuse.
+    """
+
+    name: str
+    inserts_only: bool
+    whole: bool
+
+
+def _tables_to_publish(connection: Connection[Any]) -> list[_Published]:
     rows = connection.execute(
         """
-        select format('%I.%I', t.table_schema, t.table_name),
-               c.relkind = 'p' and not exists (select from pg_index i where i.indrelid = c.oid and i.indisprimary)
+        select format('%I.%I', t.table_schema, t.table_name), not k.has_key and (c.relkind = 'p' or v.has_virtual),
+               not v.has_virtual and (k.has_key or c.relkind <> 'p')
         from audit.tracked_table t
         join pg_namespace n on n.nspname = t.table_schema
         join pg_class c on c.relnamespace = n.oid and c.relname = t.table_name
+        cross join lateral (select exists (select from pg_index i
+                                           where i.indrelid = c.oid and i.indisprimary) as has_key) k
+        cross join lateral (select exists (select from pg_attribute a
+                                           where a.attrelid = c.oid and a.attgenerated = 'v') as has_virtual) v
         order by 1
         """
-    ).fetchall()
-    return [name for name, risky in rows if not risky], [name for name, risky in rows if risky]
+    )
+    return [_Published(*row) for row in rows]
 
 
 def _keep_whole_rows(connection: Connection[Any], tables: Sequence[str]) -> None:
     """Have the WAL keep old rows whole, and write down in the publication's comment what it kept before."""
-    _ensure_publication(connection, PUBLICATION, "insert, update, delete, truncate")
+    _ensure_publication(connection, PUBLICATION)
     rows = connection.execute(
         """
         select format('%%I.%%I', n.nspname, c.relname), c.relreplident,
@@ -238,14 +258,17 @@ def _alter_briefly(connection: Connection[Any], statement: str) -> None:
                 raise WitnessError(f"the table is busy; try again when it is less so: {statement}") from None
 
 
-def _ensure_publication(connection: Connection[Any], name: str, operations: str) -> None:
+def _ensure_publication(connection: Connection[Any], name: str) -> None:
     if connection.execute("select from pg_publication where pubname = %s", [name]).rowcount == 0:
-        create = "create publication {} with (publish = {}, publish_via_partition_root = true)"
+        operations = "insert, update, delete, truncate" if name == PUBLICATION else "insert, truncate"
+        # From 18 on updates of whole old rows are refused unless their generated columns are published too.
+        generated = ", publish_generated_columns = stored" if connection.info.server_version >= 180000 else ""
+        create = "create publication {} with (publish = {}, publish_via_partition_root = true" + generated + ")"
         connection.execute(sql.SQL(create).format(sql.Identifier(name), sql.Literal(operations)))
 
 
-def _publish(connection: Connection[Any], publication: str, tables: Sequence[str], operations: str) -> None:
-    _ensure_publication(connection, publication, operations)
+def _publish(connection: Connection[Any], publication: str, tables: Sequence[str]) -> None:
+    _ensure_publication(connection, publication)
     known = {
         name
         for (name,) in connection.execute(
