@@ -51,7 +51,7 @@ class WitnessError(Exception):
 
 
 class Misfit(NamedTuple):
-    """What does not fit in one transaction: kind is unlogged, invented, altered, miscounted or tampered."""
+    """What does not fit in one transaction: kind is unlogged, invented, altered, miscounted, tampered or doubtful."""
 
     kind: str
     xid: int
@@ -804,7 +804,7 @@ class _Verdict:
     def _truncations(self) -> Iterator[tuple[str, str]]:
         for oid in self.left.truncated - self.left.truncations_told.keys():
             what = f"TRUNCATE of {self._name(oid)} has no entry: the table was empty, or its triggers were off"
-            yield "unlogged", what
+            yield "doubtful", what
         for oid, of_partitions in self.left.truncations_told.items():
             # A partition's own TRUNCATE is not published.
             if oid not in self.left.truncated and not of_partitions:
