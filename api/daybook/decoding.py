@@ -86,6 +86,10 @@ class Truncate:
 Message = Begin | Commit | Relation | Change | Truncate
 
 
+TEXT, NULL = b"tn"
+_read_short, _read_integer = struct.Struct(">h").unpack_from, struct.Struct(">i").unpack_from
+
+
 class _Reader:
     def __init__(self, data: bytes, encoding: str) -> None:
         self.data, self.encoding, self.at = data, encoding, 1
@@ -102,17 +106,21 @@ class _Reader:
         return found
 
     def values(self) -> Values:
-        return [self.value() for _ in range(self.take("h"))]
-
-    def value(self) -> Value:
-        kind = self.take("c")
-        if kind == b"n":
-            return None
-        if kind == b"u":
-            return UNCHANGED
-        length = self.take("i")
-        self.at += length
-        return self.data[self.at - length : self.at].decode(self.encoding, "surrogateescape")
+        # Nearly all the time of a run is spent here.
+        data, encoding = self.data, self.encoding
+        values: Values = []
+        at = self.at + 2
+        for _ in range(_read_short(data, self.at)[0]):
+            kind = data[at]
+            at += 1
+            if kind == TEXT:
+                end = at + 4 + _read_integer(data, at)[0]
+                values.append(data[at + 4 : end].decode(encoding, "surrogateescape"))
+                at = end
+            else:
+                values.append(None if kind == NULL else UNCHANGED)
+        self.at = at
+        return values
 
 
 def read_message(data: bytes, encoding: str) -> Message | None:
