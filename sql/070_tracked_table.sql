@@ -22,6 +22,7 @@ create table audit.tracked_table (
     redacted_columns text[] not null default '{}',
     max_value_bytes integer not null,
     missing_actor text collate "C" not null,
+    signed_actor boolean not null default false,
     enabled_at timestamptz not null default clock_timestamp(),
     relation_oid oid not null,
     column_numbers jsonb not null default '{}',
@@ -61,6 +62,7 @@ comment on column audit.tracked_table.excluded_columns is 'Columns that are not 
 comment on column audit.tracked_table.redacted_columns is 'Columns stored as a marker that still shows that they changed. Never null.';
 comment on column audit.tracked_table.max_value_bytes is 'A longer value is stored as its size and SHA-256. Never null.';
 comment on column audit.tracked_table.missing_actor is 'system: a write without an actor is marked system; refuse: it fails. Never null.';
+comment on column audit.tracked_table.signed_actor is 'Whether a write wants a signed actor, as audit.require_signed_actor was told. Never null.';
 comment on column audit.tracked_table.enabled_at is 'When tracking was turned on first. Never null.';
 comment on column audit.tracked_table.relation_oid is 'OID of the table when it was last compiled; another one after a restore. Never null.';
 comment on column audit.tracked_table.column_numbers is 'Column names and their numbers when last compiled: shows a rename. Never null.';

@@ -273,6 +273,7 @@ begin
                   hint = 'select audit.set_actor(id, name) in the same transaction, before the write.';
     end if;$sql$;
     end if;
+    actor_check := actor_check || audit.signed_actor_sql(tracked.signed_actor);
     if is_partitioned then
         -- A BEFORE trigger of the partition that a row moves into can suppress it: then old and new rows do not pair up.
         unpaired_check := $sql$

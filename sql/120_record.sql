@@ -41,6 +41,9 @@ begin
         raise exception 'resource_id and workspace_id take 2000 bytes, resource_name 500 characters, details 65536 bytes'
             using errcode = 'string_data_right_truncation';
     end if;
+    if exists (select from audit.signing_login s where s.login = session_user) then
+        perform audit.refuse_unsigned_actor((audit.read_actor_context()).actor_type, 'the log');
+    end if;
     return audit.insert_event(event, resource_type, resource_id, resource_name, workspace_id, details);
 end
 $function$;

@@ -99,6 +99,7 @@ grant execute on function
     audit.split_edge(text), audit.table_has_shape(oid, text), audit.table_shape(oid), audit.shape_sql(text),
     audit.capture_pieces(bigint, oid, text, oid[], boolean), audit.row_types_sql(text, text[]), audit.changed_columns_sql(jsonb), audit.pair_sql(), audit.object_sql(jsonb, text),
     audit.row_event_sql(jsonb, text, text[]), audit.row_sql(jsonb, text, text[]), audit.bulk_sql(jsonb, text, text[]),
+    audit.refuse_unsigned_actor(text, text), audit.signature_problem(text),
     audit.truncate_sql(jsonb, oid, boolean), audit.count_is_exact(oid), audit.runs_code_when_read(oid),
     audit.runs_code_when_read_sql(text, boolean), audit.changed_object_sql(jsonb, text)
     to audit_capture;
@@ -109,7 +110,7 @@ grant execute on function
     audit.set_actor(text, text, text), audit.set_context(text, text, text, text, jsonb),
     audit.record(text, text, text, text, text, jsonb),
     audit.enable_tracking(regclass, text, text, text, text[], text, text, text, text, text, jsonb, jsonb, text, text[], text[], integer, text),
-    audit.disable_tracking(regclass),
+    audit.disable_tracking(regclass), audit.require_signed_actor(regclass, boolean), audit.store_signed_actor(oid, boolean),
     audit.prove_ownership(), audit.show_ownership(oid), audit.hide_ownership(oid),
     audit.primary_key_columns(oid), audit.refuse_unknown_columns(oid, text, text[]), audit.refuse_unusable_path(oid, text, text),
     audit.refuse_bad_events(oid, jsonb, jsonb), audit.find_lookup(oid, text), audit.lookups_run_as_owner(),
@@ -143,6 +144,8 @@ grant select on audit.entry, audit.change, audit.timeline, audit.timeline_change
     audit.seal, audit.sealing, audit.verification
     to audit_dba;
 grant select (prefix, workspace_id, name, role, created_at, expires_at, lifetime, revoked_at) on audit.api_key to audit_dba;
+grant select (id, name, created_at) on audit.actor_key to audit_dba;
+grant select on audit.signing_login to audit_dba;
 grant select (prefix, key_prefix, opened_at, ends_at) on audit.page_session to audit_dba;
 grant execute on function
     audit.check(), audit.upkeep_status(), audit.list_keys(text), audit.retention_days(), audit.upkeep_is_late(), audit.is_bypassed(), audit.entry_moment(uuid),
@@ -174,5 +177,8 @@ grant execute on function
     audit.revoke_key(text), audit.list_keys(text),
     audit.integrity(), audit.sealed_until(), audit.seal_bounds(interval, interval), audit.day_awaits_seal(text), audit.blocks_of_day(text),
     audit.add_seal(bigint, timestamptz, timestamptz, timestamptz, bigint, bigint, bytea, bytea, bytea, bytea, bytea, bytea),
-    audit.note_sealing(text), audit.note_verification(timestamptz, timestamptz, bigint, bigint, bigint, jsonb)
+    audit.note_sealing(text), audit.note_verification(timestamptz, timestamptz, bigint, bigint, bigint, jsonb),
+    audit.add_actor_key(text), audit.revoke_actor_key(text), audit.require_signed_actor_of(name, boolean)
     to audit_maintainer;
+grant select (id, name, created_at) on audit.actor_key to audit_maintainer;
+grant select on audit.signing_login to audit_maintainer;

@@ -10,7 +10,7 @@ begin
     if exists (select from pg_catalog.pg_extension where extname = 'pg_daybook') then
         -- Not schema_version, which the script fills.
         -- Not the page's sessions: a parallel restore may bring them before their keys. Who was signed in signs in again.
-        foreach member in array array['audit.upkeep', 'audit.day_hold', 'audit.tracked_table', 'audit.api_key', 'audit.reading', 'audit.floor',
+        foreach member in array array['audit.upkeep', 'audit.day_hold', 'audit.tracked_table', 'audit.actor_key', 'audit.signing_login', 'audit.api_key', 'audit.reading', 'audit.floor',
                                           'audit.watermark', 'audit.daily_activity', 'audit.activity_total', 'audit.closed_day',
                                           'audit.open_entry', 'audit.open_words', 'audit.seal', 'audit.sealing', 'audit.verification'] loop
             perform pg_catalog.pg_extension_config_dump(member::regclass, '');

@@ -30,12 +30,21 @@ from django.contrib.auth.models import AnonymousUser, Group, User  # noqa: E402
 from django.contrib.sessions.middleware import SessionMiddleware  # noqa: E402
 from django.core.asgi import get_asgi_application  # noqa: E402
 from django.core.management import call_command  # noqa: E402
-from django.db import DataError, IntegrityError, OperationalError, connection, connections, transaction  # noqa: E402
+from django.db import (  # noqa: E402
+    DataError,
+    IntegrityError,
+    OperationalError,
+    ProgrammingError,
+    connection,
+    connections,
+    transaction,
+)
 from django.http import HttpRequest, HttpResponse  # noqa: E402
 from django.test import AsyncRequestFactory, Client, RequestFactory, override_settings  # noqa: E402
 from django.test.utils import CaptureQueriesContext  # noqa: E402
 from django.utils.functional import SimpleLazyObject  # noqa: E402
 
+import daybook  # noqa: E402
 from daybook.django import ActorMiddleware  # noqa: E402
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -361,6 +370,32 @@ def test_a_login_during_the_request_changes_the_actor(site: Connection, ada: Any
 
     respond(view, AnonymousUser())
     assert who(site) == {"before": "system", "after": "1"}
+
+
+def test_a_request_s_user_is_signed_where_a_key_is_set(site: Connection, ada: Any) -> None:
+    site.execute("select audit.require_signed_actor('auth_group')")
+    row = site.execute("select audit.add_actor_key('django')").fetchone()
+    assert row is not None
+
+    def view(request: HttpRequest) -> HttpResponse:
+        for name in ("one", "two"):
+            with transaction.atomic():
+                Group.objects.create(name=name)
+                Group.objects.filter(name=name).update(name=f"{name} more")
+        return HttpResponse()
+
+    request = RequestFactory().post("/")
+    request.user = ada
+    daybook.sign_with(str(row[0]))
+    try:
+        ActorMiddleware(view)(request)
+    finally:
+        daybook.sign_with(None)
+    names = "select distinct actor_name, length(request_id) from audit.entry where table_name = 'auth_group'"
+    assert site.execute(names).fetchall() == [("Ada Lovelace", 32)]
+    with pytest.raises(ProgrammingError) as refused:
+        Group.objects.create(name="three")
+    assert daybook.refusal(refused.value) == "missing"
 
 
 def test_requests_that_share_a_transaction_do_not_share_the_actor(site: Connection, ada: Any) -> None:

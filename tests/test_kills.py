@@ -27,6 +27,7 @@ def test_the_log_equals_what_committed_after_each_kill(server_version: int) -> N
     assert sum(done.counts for done in rounds) == 5
     assert {done.kill for done in rounds} == {"the server", "a backend"}
     assert sum(done.committed for done in rounds) > 0
+    assert all(done.witnessed > 0 for done in rounds)
 
 
 # That the comparison can fail at all

@@ -411,7 +411,7 @@ def without_key(dump: str) -> list[str]:
 
 @pytest.mark.parametrize(
     ("login", "reason"),
-    [("dba", "permission denied for table api_key"), ("app_owner", "permission denied for table")],
+    [("dba", "permission denied for table actor_key"), ("app_owner", "permission denied for table")],
 )
 def test_a_login_with_less_is_told_what_it_may_not_dump(place: Place, login: str, reason: str) -> None:
     done = place.try_to_dump("plain", user=login)

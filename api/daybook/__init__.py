@@ -4,6 +4,7 @@ This module must not import the web application: it is imported by the applicati
 """
 
 from .actors import actor
+from .signatures import ActorKey, refusal, sign_with
 
-__all__ = ["__version__", "actor"]
+__all__ = ["ActorKey", "__version__", "actor", "refusal", "sign_with"]
 __version__ = "0.1.0"

@@ -4,13 +4,14 @@ It must not begin or end a transaction, change the text of a statement, or leave
 """
 
 import json
+import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
-from uuid import UUID
+from uuid import UUID, uuid4
 from weakref import WeakKeyDictionary
 
 import psycopg
@@ -18,6 +19,8 @@ import sqlalchemy
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 from sqlalchemy import event, orm
+
+from .signatures import SIGNATURE, ActorKey, current_key
 
 if TYPE_CHECKING:
     # Imported by type checkers only: at run time it demands greenlet, which nobody else needs.
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
     )
     _Target: TypeAlias = psycopg.BaseConnection[Any] | sqlalchemy.Connection | orm.Session
 
-SETTINGS = ("actor_id", "actor_name", "actor_type", "request_id", "reason", "ip", "user_agent", "metadata")
+SETTINGS = ("actor_id", "actor_name", "actor_type", "request_id", "reason", "ip", "user_agent", "metadata", SIGNATURE)
 TYPES = ("user", "service")
 
 _UNSET = dict.fromkeys(SETTINGS, "")
@@ -71,10 +74,18 @@ def actor(
     type: `user` or `service`.
     metadata: anything that JSON can hold.
 
+    Where a key is set (`DAYBOOK_ACTOR_KEY`) the actor is signed in the same statement, which is sent once more in a
+    transaction that lasts longer than half of a signature's life. A signature holds for one request: a block without a
+    `request_id`, its own or that of a block around it, then gets a random one.
+
     Raises ValueError for an argument that makes no sense, and for a connection in autocommit: there an actor would be
     forgotten before the next statement. psycopg's may be in autocommit when a transaction is open around the block.
+    Raises SettingError when the key cannot be read.
     """
     settings = _actor(id, name, type) | _context(request_id, reason, ip, user_agent, metadata)
+    if current_key() is not None:
+        # Until it is sent: the request id, should none be given.
+        settings[SIGNATURE] = uuid4().hex
     return Block(_bare(connection), settings)
 
 
@@ -193,9 +204,12 @@ class _Ledger:
         self.sending = False
         self._held: dict[str, str] = {}
         self._outlives_savepoints = False
+        self._fresh_until = 0.0
 
     def enter(self, settings: dict[str, str]) -> Callable[[], None]:
         """Add a block's settings, and return what takes them away again."""
+        if SIGNATURE in settings and not any("request_id" in page.settings for page in self.pages):
+            settings = {"request_id": settings[SIGNATURE]} | settings
         page = _Page(settings, dict(self.due))
         self.pages.append(page)
         self.due = self.due | settings
@@ -223,6 +237,22 @@ class _Ledger:
         """Note that the server may have taken back what was set since a savepoint."""
         if not self._outlives_savepoints:
             self.due = self._held | self.due
+
+    def outgoing(self) -> dict[str, str]:
+        """Return what is due, signed as late as this: a block may last as long as the process."""
+        key = self._key()
+        if key is not None and self.due:
+            self._fresh_until = time.monotonic() + key.lifetime / 2
+            self.due = self.due | {SIGNATURE: key.sign(self._held | self.due)}
+        return self.due
+
+    def renew(self) -> None:
+        """Make a signature due that has lived half of its life, should nothing else be."""
+        if not self.due and self._held.get(SIGNATURE) and time.monotonic() > self._fresh_until and self._key():
+            self.due = {SIGNATURE: ""}
+
+    def _key(self) -> ActorKey | None:
+        return current_key() if self.pages and SIGNATURE in self.pages[-1].settings else None
 
     @property
     def reads(self) -> bool:
@@ -268,13 +298,14 @@ def _follow_psycopg(connection: psycopg.BaseConnection[Any], ledger: _Ledger) ->
         return connection.info.transaction_status
 
     def send() -> Generator[Any, Any, None]:
+        ledger.renew()
         if not ledger.due or ledger.sending or status() in (TransactionStatus.IDLE, TransactionStatus.INERROR):
             return
-        reads, names = ledger.reads, tuple(ledger.due)
+        reads, due = ledger.reads, ledger.outgoing()
         ledger.sending = True
         try:
             sender = cursor(connection, row_factory=tuple_row)
-            yield from sender._execute_gen(setting_statement(names, reads=reads), list(ledger.due.values()))
+            yield from sender._execute_gen(setting_statement(tuple(due), reads=reads), list(due.values()))
             if reads and connection._pipeline:
                 yield from connection._pipeline._fetch_gen(flush=True)
         finally:
@@ -339,6 +370,7 @@ def _follow_sqlalchemy(connection: sqlalchemy.Connection, ledger: _Ledger) -> No
             ledger.begin()
             if ledger.pages:
                 _refuse_autocommit(connection)
+        ledger.renew()
         verb = statement.lstrip()[:9].upper()
         if verb.startswith("ROLLBACK"):
             ledger.roll_back_to_savepoint()
@@ -347,12 +379,12 @@ def _follow_sqlalchemy(connection: sqlalchemy.Connection, ledger: _Ledger) -> No
             send(connection)
 
     def send(connection: sqlalchemy.Connection) -> None:
-        reads, names = ledger.reads, tuple(ledger.due)
+        reads, due = ledger.reads, ledger.outgoing()
         ledger.sending = True
         try:
-            statement = sqlalchemy.text(setting_statement(names, ":{}", reads=reads))
+            statement = sqlalchemy.text(setting_statement(tuple(due), ":{}", reads=reads))
             options = {"stream_results": False, "yield_per": None}
-            row = connection.execute(statement, ledger.due, execution_options=options).one()
+            row = connection.execute(statement, due, execution_options=options).one()
         finally:
             ledger.sending = False
         ledger.sent(tuple(row[: len(SETTINGS)]) if reads else None)

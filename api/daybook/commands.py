@@ -37,6 +37,7 @@ from .settings import SettingError, Settings
 from .signing import SealError, make_key, read_public_key
 
 if TYPE_CHECKING:
+    from . import witness
     from .verification import Result
 
 DONE, FOUND, WRONG_USE, UNREACHABLE = 0, 1, 2, 3
@@ -186,6 +187,11 @@ def build_parser() -> argparse.ArgumentParser:
 
     prove = _command(commands, "prove", _prove, "print the proof that an entry stands in a sealed block, as JSON")
     prove.add_argument("entry", type=_entry_id, metavar="ENTRY", help="the entry's id")
+    looking = _command(commands, "witness", _witness, "hold the log against the WAL; exit code 1: it does not fit")
+    ways = looking.add_mutually_exclusive_group()
+    ways.add_argument("--start", action="store_true", help="make slot and publications, or take new tables in")
+    ways.add_argument("--stop", action="store_true", help="drop slot and publications")
+    ways.add_argument("--follow", action="store_true", help="go on until interrupted, a run each second")
 
     key = commands.add_parser("key", help="make, rotate, list and revoke keys of the REST app")
     key_commands = key.add_subparsers(metavar="COMMAND", required=True)
@@ -465,6 +471,38 @@ def _holder(holder: Mapping[str, object] | None) -> str:
 def _finding_lines(findings: Sequence[upkeep.Finding], margin: str) -> Iterator[str]:
     for row in findings:
         yield f"{margin}{row.severity}: {row.problem} on {row.object_name}. {row.detail}\n{margin}  mend: {row.mend}"
+
+
+def _witness(options: argparse.Namespace) -> int:
+    from . import witness
+
+    with connect(_settings().conninfo, autocommit=True) as connection:
+        try:
+            if options.start or options.stop:
+                _tell((witness.start if options.start else witness.stop)(connection, _tell))
+                return DONE
+            misfits = 0
+            while True:
+                outcome = witness.run(connection, lambda misfit: _print(_escaped(str(misfit))))
+                misfits += outcome.misfits
+                if not options.follow or outcome.transactions:
+                    _tell(_outcome_sentence(outcome))
+                if not options.follow:
+                    return FOUND if misfits else DONE
+                time.sleep(1)
+        except witness.WitnessError as error:
+            return _complain(str(error), FOUND)
+        except psycopg.errors.InsufficientPrivilege as error:
+            return _complain(f"{error.diag.message_primary}; docs/witness.md says what the login needs", WRONG_USE)
+
+
+def _outcome_sentence(outcome: witness.Outcome) -> str:
+    said = f"{outcome.transactions} transactions compared, {outcome.rows} changed rows with {outcome.entries} entries"
+    if outcome.unproved:
+        said += f"; {outcome.unproved} updates without an entry may have changed nothing: the WAL lacks their old rows"
+    if outcome.not_compared:
+        said += f"; {outcome.not_compared} rows and entries of tables that are not tracked or not looked at"
+    return f"{said}; {outcome.misfits or 'nothing'} that does not fit, up to {outcome.position}"
 
 
 def _key_create(options: argparse.Namespace) -> int:

@@ -4,11 +4,13 @@ It must not be imported without Django, touch the session or the user before som
 """
 
 import re
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import Enum
 from typing import Any
+from uuid import uuid4
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
 from django.conf import settings
@@ -18,8 +20,9 @@ from django.http import HttpRequest
 from psycopg.pq import TransactionStatus
 
 from daybook.actors import setting_statement, setting_text
+from daybook.signatures import SIGNATURE, current_key
 
-_SETTINGS = ("actor_id", "actor_name", "actor_type", "request_id", "ip", "user_agent")
+_SETTINGS = ("actor_id", "actor_name", "actor_type", "request_id", "ip", "user_agent", SIGNATURE)
 _UNSET = dict.fromkeys(_SETTINGS, "")
 
 
@@ -31,7 +34,8 @@ class ActorMiddleware:
     request id (`X-Request-ID`), address and user agent stand in the context all the same.
 
     It may stand anywhere in MIDDLEWARE; put first it also covers what the others write, the session for example.
-    `DAYBOOK_DATABASES` lists the aliases that it watches; default: all on PostgreSQL.
+    Where a key is set (`DAYBOOK_ACTOR_KEY`) a request's user is signed in the same statement; a request without an id
+    then gets a random one. `DAYBOOK_DATABASES` lists the aliases that it watches; default: all on PostgreSQL.
     """
 
     sync_capable = True
@@ -77,6 +81,9 @@ class _Performer:
                 self._settings = _user_settings(user) | _request_settings(self._request)
             finally:
                 self.asked = False
+            if self._settings.get("actor_id") and current_key() is not None:
+                # What is signed holds for one request.
+                self._settings.setdefault("request_id", uuid4().hex)
             self._user = user
         return self._settings
 
@@ -138,6 +145,7 @@ class _Watch:
         self._held: dict[str, str] | None = {}  # None: not known
         self._savepoints = False
         self._outlives_savepoints = False
+        self._fresh_until = 0.0
 
     def __call__(self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: dict[str, Any]) -> Any:
         connection = context["connection"]
@@ -168,9 +176,13 @@ class _Watch:
         return result
 
     def _hold(self, connection: Any, wanted: dict[str, str]) -> None:
-        if wanted == self._held:
+        key = current_key() if wanted.get("actor_id") else None
+        if wanted == self._held and (key is None or time.monotonic() < self._fresh_until):
             return
         due = wanted if self._held == {} else _UNSET | wanted
+        if key is not None:
+            self._fresh_until = time.monotonic() + key.lifetime / 2
+            due = due | {SIGNATURE: key.sign(due)}
         # A cursor of the driver's own: Django counts and logs the application's queries only.
         with connection.wrap_database_errors, connection.connection.cursor() as cursor:
             cursor.execute(setting_statement(tuple(due)), list(due.values()))

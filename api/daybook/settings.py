@@ -106,6 +106,13 @@ SETTINGS = (
         "Empty: in the database alone.",
     ),
     Setting(
+        "DAYBOOK_ACTOR_KEY",
+        "",
+        "Key by which the audited application's helpers sign actors (docs/signed-actors.md).",
+    ),
+    Setting("DAYBOOK_ACTOR_KEY_FILE", "", "File that holds that key, in its place."),
+    Setting("DAYBOOK_ACTOR_LIFETIME", "300", "Seconds that a signature holds."),
+    Setting(
         "DAYBOOK_POSTGRES_BIN",
         "",
         "Folder with the PostgreSQL programs that `demo` starts. Empty: an installed wheel, Debian's, then `PATH`.",

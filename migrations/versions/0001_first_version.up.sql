@@ -1985,9 +1985,16 @@ create function audit.insert_event(
 as $function$
 declare
     moment constant timestamptz := audit.write_moment();
-    actor constant audit.actor_context := audit.read_actor_context();
+    actor audit.actor_context := audit.read_actor_context();
     entry_id constant uuid := audit.new_entry_id(moment);
 begin
+    -- The log's own events fail nothing: an actor whose proof is missing is not named. audit.record refuses before this.
+    if actor.actor_type <> 'system' and exists (select from audit.signing_login s where s.login = session_user)
+       and audit.signature_problem(actor.actor_type) is not null then
+        actor := row('system'::text, 'system'::text, 'system'::text, actor.request_id,
+                     coalesce(actor.context, '{}') || jsonb_build_object('invalid',
+                         coalesce(actor.context -> 'invalid', '{}') || jsonb_build_object('unsigned_actor_id', actor.actor_id)));
+    end if;
     insert into audit.entry (
         id, created_at, workspace_id, event, operation, resource_type, resource_id, resource_name,
         actor_type, actor_id, actor_name, row_count, request_id, context, database_user, transaction_id)
@@ -2039,6 +2046,7 @@ create table audit.tracked_table (
     redacted_columns text[] not null default '{}',
     max_value_bytes integer not null,
     missing_actor text collate "C" not null,
+    signed_actor boolean not null default false,
     enabled_at timestamptz not null default clock_timestamp(),
     relation_oid oid not null,
     column_numbers jsonb not null default '{}',
@@ -2078,6 +2086,7 @@ comment on column audit.tracked_table.excluded_columns is 'Columns that are not 
 comment on column audit.tracked_table.redacted_columns is 'Columns stored as a marker that still shows that they changed. Never null.';
 comment on column audit.tracked_table.max_value_bytes is 'A longer value is stored as its size and SHA-256. Never null.';
 comment on column audit.tracked_table.missing_actor is 'system: a write without an actor is marked system; refuse: it fails. Never null.';
+comment on column audit.tracked_table.signed_actor is 'Whether a write wants a signed actor, as audit.require_signed_actor was told. Never null.';
 comment on column audit.tracked_table.enabled_at is 'When tracking was turned on first. Never null.';
 comment on column audit.tracked_table.relation_oid is 'OID of the table when it was last compiled; another one after a restore. Never null.';
 comment on column audit.tracked_table.column_numbers is 'Column names and their numbers when last compiled: shows a rename. Never null.';
@@ -2128,6 +2137,254 @@ create function audit.is_event_name(event text)
 return event ~ '^[a-z][a-z0-9]*(_[a-z0-9]+)+$' and length(event) <= 63;
 comment on function audit.is_event_name(text) is
     'Whether a text has the form of an event, noun_pastparticiple in lower case, at most 63 characters. Null for null.';
+
+-- Signed actors: proof that the application itself named the actor, for tables and logins that demand it. HMAC-SHA256
+-- (RFC 2104) by core functions alone.
+
+set search_path = pg_catalog, pg_temp;
+
+create table audit.actor_key (
+    id text collate "C" not null,
+    name text not null,
+    inner_key bytea not null,
+    outer_key bytea not null,
+    created_at timestamptz not null default clock_timestamp(),
+    constraint actor_key_is_known_by_its_id primary key (id),
+    constraint actor_key_id_has_eight_digits check (id ~ '^[0-9a-f]{8}$'),
+    constraint actor_key_has_a_name check (name <> '' and length(name) <= 500),
+    constraint keys_fill_a_block check (octet_length(inner_key) = 64 and octet_length(outer_key) = 64)
+);
+comment on table audit.actor_key is
+    'Keys by which the application signs actors; all of them are valid. Whoever reads one can sign: nobody is granted the two columns that hold it.';
+comment on column audit.actor_key.id is 'Names the key in signatures and entries: 8 hexadecimal digits. Never null.';
+comment on column audit.actor_key.name is 'What the key is for. Never null.';
+comment on column audit.actor_key.inner_key is 'The key padded for the inner hash (xor 0x36), so that a check is two hashes and no more. Never null.';
+comment on column audit.actor_key.outer_key is 'The key padded for the outer hash (xor 0x5c). Never null.';
+comment on column audit.actor_key.created_at is 'When the key was made. Never null.';
+
+create table audit.signing_login (
+    login text collate "C" not null,
+    constraint login_signs_once primary key (login)
+);
+comment on table audit.signing_login is
+    'Logins (session_user) whose writes to any tracked table, and whose recorded events, want a signed actor.';
+comment on column audit.signing_login.login is 'Name of the login. Never null.';
+
+create function audit.pad_key(key bytea, filler integer)
+    returns bytea
+    language plpgsql
+    immutable
+    security invoker
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    padded bytea := decode(repeat(lpad(to_hex(filler), 2, '0'), 64), 'hex');
+begin
+    for position in 0 .. octet_length(key) - 1 loop
+        padded := set_byte(padded, position, get_byte(key, position) # filler);
+    end loop;
+    return padded;
+end
+$function$;
+comment on function audit.pad_key(bytea, integer) is
+    'A key of at most 64 bytes, filled up with zeros and xored with the filler: what HMAC puts before a hash of SHA-256.';
+
+create function audit.add_actor_key(name text)
+    returns text
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    -- Made here, so that it stands in no statement, parameter or log: results are not logged. A UUID has 122 random bits.
+    key constant bytea := sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()));
+    key_id constant text := left(encode(uuid_send(gen_random_uuid()), 'hex'), 8);
+begin
+    insert into audit.actor_key (id, name, inner_key, outer_key)
+    values (key_id, add_actor_key.name, audit.pad_key(key, 54), audit.pad_key(key, 92));
+    perform audit.write_event('key_created', key_id, null, jsonb_build_object('signs', 'actors', 'name', add_actor_key.name));
+    return format('actor-%s-%s@%s', key_id, rtrim(translate(encode(key, 'base64'), '+/', '-_'), '='), current_database());
+end
+$function$;
+comment on function audit.add_actor_key(text) is
+    'Makes a key by which the application signs actors in this database, and returns its text: it is never shown again. Leaves an entry.';
+
+create function audit.revoke_actor_key(id text)
+    returns boolean
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+begin
+    delete from audit.actor_key k where k.id = revoke_actor_key.id;
+    if not found then
+        return false;
+    end if;
+    perform audit.write_event('key_revoked', id, null, '{"signs": "actors"}');
+    return true;
+end
+$function$;
+comment on function audit.revoke_actor_key(text) is
+    'Deletes a key that signs actors: what it signed is refused from now on. Leaves an entry. False: there is no such key.';
+
+create function audit.signature_problem(actor_type text)
+    returns text
+    language plpgsql
+    stable
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    signature constant text := current_setting('audit.signature', true);
+    ends constant text := substr(signature, 10, 10);
+    fits boolean;
+begin
+    if actor_type = 'system' then
+        return 'is not named';
+    elsif nullif(signature, '') is null then
+        return 'is not signed';
+    end if;
+    -- The settings as they were sent, not as they are read: one text, one meaning. No text of PostgreSQL holds a zero byte, so
+    -- fields cannot run into each other. Digests of both are compared: how far they agree tells nothing of the right one.
+    select sha256(convert_to(signature, 'UTF8')) = sha256(convert_to(k.id || '.' || ends || '.' || encode(
+               sha256(k.outer_key || sha256(k.inner_key || '\x646179626f6f6b206163746f72203100'::bytea
+                   || convert_to(current_database()::text, 'UTF8') || '\x00'::bytea
+                   || convert_to(ends, 'UTF8') || '\x00'::bytea
+                   || convert_to(coalesce(current_setting('audit.actor_type', true), ''), 'UTF8') || '\x00'::bytea
+                   || convert_to(coalesce(current_setting('audit.actor_id', true), ''), 'UTF8') || '\x00'::bytea
+                   || convert_to(coalesce(current_setting('audit.actor_name', true), ''), 'UTF8') || '\x00'::bytea
+                   || convert_to(coalesce(current_setting('audit.request_id', true), ''), 'UTF8'))), 'hex'), 'UTF8'))
+    into fits
+    from audit.actor_key k
+    where k.id = left(signature, 8);
+    if not coalesce(fits, false) then
+        return 'has a signature that does not fit';
+    end if;
+    -- When the client's statement arrived: one that works for an hour is not refused at its end.
+    if ends::bigint <= extract(epoch from statement_timestamp()) then
+        return 'has a signature that has expired';
+    end if;
+    return null;
+end
+$function$;
+comment on function audit.signature_problem(text) is
+    'What is wrong with this transaction''s actor where a signed one is demanded, given its type as audit.read_actor_context judged it (setting audit.signature: key id, end in seconds since 1970, HMAC-SHA256; docs/signed-actors.md). Null: nothing.';
+
+create function audit.refuse_unsigned_actor(actor_type text, place text)
+    returns void
+    language plpgsql
+    stable
+    security invoker
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    problem constant text := audit.signature_problem(actor_type);
+begin
+    if problem is not null then
+        raise exception 'a write to % needs a signed actor: the actor %', place, problem
+            using errcode = 'insufficient_privilege',
+                  constraint = 'actor_is_signed',
+                  hint = 'The helpers of daybook sign with DAYBOOK_ACTOR_KEY; the actor is named in the same transaction, before the write.';
+    end if;
+end
+$function$;
+comment on function audit.refuse_unsigned_actor(text, text) is
+    'Raises 42501, with the constraint name actor_is_signed, unless this transaction''s actor is named and signed.';
+
+create function audit.signed_actor_sql(signed_actor boolean)
+    returns text
+    language sql
+    stable
+begin atomic
+    select case when signed_actor or exists (select from audit.signing_login) then format($sql$
+    if %saudit.signature_problem(audit_actor.actor_type) is not null then
+        perform audit.refuse_unsigned_actor(audit_actor.actor_type, format('%%I.%%I', tg_table_schema, tg_table_name));
+    end if;$sql$,
+        case when signed_actor then ''
+             else format('session_user = any(%L::name[]) and ', array(select login from audit.signing_login order by login)) end)
+        else '' end;
+end;
+comment on function audit.signed_actor_sql(boolean) is
+    'What a compiled function does about signatures: nothing, as long as neither its table nor a login demands one.';
+
+create function audit.store_signed_actor(relation oid, required boolean)
+    returns void
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    tracked audit.tracked_table;
+begin
+    perform audit.require_owner(relation);
+    tracked := audit.find_tracking(relation);
+    if tracked.id is null then
+        raise exception 'table % is not tracked', relation::regclass
+            using errcode = 'object_not_in_prerequisite_state', hint = 'Call audit.enable_tracking first.';
+    end if;
+    update audit.tracked_table t set signed_actor = required where t.id = tracked.id and t.signed_actor <> required;
+    if found then
+        perform audit.compile_tracking(tracked.id, relation);
+        perform audit.write_event('tracking_changed', format('%I.%I', tracked.table_schema, tracked.table_name), tracked.workspace,
+                                  jsonb_build_object('signed_actor', required));
+    end if;
+end
+$function$;
+comment on function audit.store_signed_actor(oid, boolean) is
+    'For require_signed_actor: keeps the demand and compiles the capture function. Raises 42501 unless the caller owns the table.';
+
+create function audit.require_signed_actor(target regclass, required boolean default true)
+    returns void
+    language plpgsql
+    security invoker
+    set search_path = pg_catalog, pg_temp
+as $function$
+begin
+    if target is null or required is null then
+        raise exception 'target, required: name the table, and true or false'
+            using errcode = 'null_value_not_allowed', hint = 'select audit.require_signed_actor(''public.document'')';
+    end if;
+    perform audit.show_ownership(target);
+    perform audit.store_signed_actor(target, required);
+    perform audit.hide_ownership(target);
+end
+$function$;
+comment on function audit.require_signed_actor(regclass, boolean) is
+    'Demands a signed actor of every write to a tracked table, or no longer. Needs ownership of the table. Calling enable_tracking again does not lift it.';
+
+create function audit.require_signed_actor_of(login name, required boolean default true)
+    returns void
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    tracked audit.tracked_table;
+    relation oid;
+begin
+    if required and not exists (select from pg_roles r where r.rolname = login and r.rolcanlogin) then
+        raise exception 'there is no login %', coalesce(quote_ident(login), 'null')
+            using errcode = 'undefined_object', hint = 'Name the role that the application logs in as, not a group.';
+    end if;
+    if required then
+        insert into audit.signing_login (login) values (require_signed_actor_of.login) on conflict do nothing;
+    else
+        delete from audit.signing_login s where s.login = require_signed_actor_of.login;
+    end if;
+    if not found then
+        return;
+    end if;
+    for tracked in select * from audit.tracked_table order by id loop
+        relation := audit.tracked_relation(tracked);
+        if relation is not null then
+            perform audit.compile_tracking(tracked.id, relation);
+        end if;
+    end loop;
+    perform audit.write_event('tracking_changed', login, null, jsonb_build_object('login', login, 'signed_actor', required));
+end
+$function$;
+comment on function audit.require_signed_actor_of(name, boolean) is
+    'Demands a signed actor of whatever a login (session_user) writes to tracked tables and records, or no longer.';
 
 -- What a column's value becomes: the jsonb of before and after, the text of keys and names, and when it counts as changed.
 -- No cast of the application is run: its owner would run with it, as the capturing role.
@@ -3331,6 +3588,7 @@ begin
                   hint = 'select audit.set_actor(id, name) in the same transaction, before the write.';
     end if;$sql$;
     end if;
+    actor_check := actor_check || audit.signed_actor_sql(tracked.signed_actor);
     if is_partitioned then
         -- A BEFORE trigger of the partition that a row moves into can suppress it: then old and new rows do not pair up.
         unpaired_check := $sql$
@@ -4728,6 +4986,9 @@ begin
     if octet_length(resource_id) > 2000 or length(resource_name) > 500 or octet_length(workspace_id) > 2000 or octet_length(details::text) > 65536 then
         raise exception 'resource_id and workspace_id take 2000 bytes, resource_name 500 characters, details 65536 bytes'
             using errcode = 'string_data_right_truncation';
+    end if;
+    if exists (select from audit.signing_login s where s.login = session_user) then
+        perform audit.refuse_unsigned_actor((audit.read_actor_context()).actor_type, 'the log');
     end if;
     return audit.insert_event(event, resource_type, resource_id, resource_name, workspace_id, details);
 end
@@ -6583,6 +6844,7 @@ grant execute on function
     audit.split_edge(text), audit.table_has_shape(oid, text), audit.table_shape(oid), audit.shape_sql(text),
     audit.capture_pieces(bigint, oid, text, oid[], boolean), audit.row_types_sql(text, text[]), audit.changed_columns_sql(jsonb), audit.pair_sql(), audit.object_sql(jsonb, text),
     audit.row_event_sql(jsonb, text, text[]), audit.row_sql(jsonb, text, text[]), audit.bulk_sql(jsonb, text, text[]),
+    audit.refuse_unsigned_actor(text, text), audit.signature_problem(text),
     audit.truncate_sql(jsonb, oid, boolean), audit.count_is_exact(oid), audit.runs_code_when_read(oid),
     audit.runs_code_when_read_sql(text, boolean), audit.changed_object_sql(jsonb, text)
     to audit_capture;
@@ -6593,7 +6855,7 @@ grant execute on function
     audit.set_actor(text, text, text), audit.set_context(text, text, text, text, jsonb),
     audit.record(text, text, text, text, text, jsonb),
     audit.enable_tracking(regclass, text, text, text, text[], text, text, text, text, text, jsonb, jsonb, text, text[], text[], integer, text),
-    audit.disable_tracking(regclass),
+    audit.disable_tracking(regclass), audit.require_signed_actor(regclass, boolean), audit.store_signed_actor(oid, boolean),
     audit.prove_ownership(), audit.show_ownership(oid), audit.hide_ownership(oid),
     audit.primary_key_columns(oid), audit.refuse_unknown_columns(oid, text, text[]), audit.refuse_unusable_path(oid, text, text),
     audit.refuse_bad_events(oid, jsonb, jsonb), audit.find_lookup(oid, text), audit.lookups_run_as_owner(),
@@ -6627,6 +6889,8 @@ grant select on audit.entry, audit.change, audit.timeline, audit.timeline_change
     audit.seal, audit.sealing, audit.verification
     to audit_dba;
 grant select (prefix, workspace_id, name, role, created_at, expires_at, lifetime, revoked_at) on audit.api_key to audit_dba;
+grant select (id, name, created_at) on audit.actor_key to audit_dba;
+grant select on audit.signing_login to audit_dba;
 grant select (prefix, key_prefix, opened_at, ends_at) on audit.page_session to audit_dba;
 grant execute on function
     audit.check(), audit.upkeep_status(), audit.list_keys(text), audit.retention_days(), audit.upkeep_is_late(), audit.is_bypassed(), audit.entry_moment(uuid),
@@ -6658,8 +6922,11 @@ grant execute on function
     audit.revoke_key(text), audit.list_keys(text),
     audit.integrity(), audit.sealed_until(), audit.seal_bounds(interval, interval), audit.day_awaits_seal(text), audit.blocks_of_day(text),
     audit.add_seal(bigint, timestamptz, timestamptz, timestamptz, bigint, bigint, bytea, bytea, bytea, bytea, bytea, bytea),
-    audit.note_sealing(text), audit.note_verification(timestamptz, timestamptz, bigint, bigint, bigint, jsonb)
+    audit.note_sealing(text), audit.note_verification(timestamptz, timestamptz, bigint, bigint, bigint, jsonb),
+    audit.add_actor_key(text), audit.revoke_actor_key(text), audit.require_signed_actor_of(name, boolean)
     to audit_maintainer;
+grant select (id, name, created_at) on audit.actor_key to audit_maintainer;
+grant select on audit.signing_login to audit_maintainer;
 
 -- The first days. As an extension none are made here: a restore runs this script before it brings the days of the dump;
 -- enable_tracking and maintain() make them when they are missing.
@@ -6673,7 +6940,7 @@ begin
     if exists (select from pg_catalog.pg_extension where extname = 'pg_daybook') then
         -- Not schema_version, which the script fills.
         -- Not the page's sessions: a parallel restore may bring them before their keys. Who was signed in signs in again.
-        foreach member in array array['audit.upkeep', 'audit.day_hold', 'audit.tracked_table', 'audit.api_key', 'audit.reading', 'audit.floor',
+        foreach member in array array['audit.upkeep', 'audit.day_hold', 'audit.tracked_table', 'audit.actor_key', 'audit.signing_login', 'audit.api_key', 'audit.reading', 'audit.floor',
                                           'audit.watermark', 'audit.daily_activity', 'audit.activity_total', 'audit.closed_day',
                                           'audit.open_entry', 'audit.open_words', 'audit.seal', 'audit.sealing', 'audit.verification'] loop
             perform pg_catalog.pg_extension_config_dump(member::regclass, '');

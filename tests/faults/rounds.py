@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psycopg
 
+from daybook import witness
 from daybook.postgres import Cluster, Server
 from daybook.schema import migrate
 from tests.faults.comparison import compare
@@ -39,6 +40,8 @@ SETTINGS: dict[str, str | int] = {
     "min_wal_size": "32MB",
     "autovacuum_naptime": "1s",
     "log_min_messages": "fatal",
+    # For the witness.
+    "wal_level": "logical",
 }
 
 
@@ -54,6 +57,7 @@ class Round:
     in_doubt: int
     kept: int
     entries: int
+    witnessed: int
     recovery: float
     problems: list[str]
 
@@ -76,6 +80,7 @@ def run(server: Server, rounds: int, writers: int, seed: int) -> Iterator[Round]
             migrate(cluster.url(DATABASE))
             with psycopg.connect(cluster.url(DATABASE), autocommit=True) as connection:
                 create_tables(connection, writers)
+                witness.start(connection, lambda _: None)
             at_work = [Writer(number, chance.randrange(2**32)) for number in range(writers)]
             counted = 0
             for number in range(1, 3 * rounds + 1):
@@ -125,6 +130,10 @@ def _round(number: int, cluster: Cluster, writers: list[Writer], chance: random.
     with _connected(url) as connection:
         recovery = time.monotonic() - begun
         found = compare(connection, writers)
+        misfits: list[str] = []
+        witnessed = witness.run(connection, lambda misfit: misfits.append(f"the witness: {misfit}"))
+        # An empty table that is truncated leaves no entry.
+        misfits = [misfit for misfit in misfits if ": doubtful: TRUNCATE of public.scratch_" not in misfit]
     return Round(
         number=number,
         kill="a backend" if one_backend else "the server",
@@ -134,8 +143,9 @@ def _round(number: int, cluster: Cluster, writers: list[Writer], chance: random.
         in_doubt=states.count(State.COMMITTING),
         kept=found.kept,
         entries=found.entries,
+        witnessed=witnessed.rows,
         recovery=recovery,
-        problems=found.problems,
+        problems=[*found.problems, *misfits],
     )
 
 
