@@ -418,6 +418,22 @@ ALTERATIONS = {
         "alter table report rename title to name",
         [{"renamed_columns": {"title": "name"}}],
     ),
+    "rename what was truncated": (
+        "truncate document",
+        "alter table document rename to report; alter table report rename title to name",
+        [{"former_name": "public.document"}, {"renamed_columns": {"title": "name"}}],
+    ),
+    "retype what was truncated": (
+        "truncate document",
+        "alter table document alter stars type bigint",
+        [
+            {
+                "retyped_columns": {"stars": {"from": "integer", "to": "bigint"}},
+                "rewritten_columns": ["stars"],
+                "rewritten": True,
+            }
+        ],
+    ),
     "nothing that the log knows": (
         "alter table document add a integer",
         "alter table document alter stars set default 5",

@@ -3724,7 +3724,7 @@ create function audit.rewritten_columns(relation oid, retyped jsonb, added jsonb
     stable
     set search_path = pg_catalog, pg_temp
 begin atomic
-    select jsonb_agg(a.attname order by a.attname)
+    select jsonb_agg(distinct a.attname)
     from pg_catalog.pg_attribute a
     where a.attrelid = relation and a.attnum > 0 and not a.attisdropped and not coalesce(filled ? a.attname::text, false)
       and case
@@ -3848,20 +3848,26 @@ create function audit.is_behind(tracked_id bigint)
     stable
     set search_path = pg_catalog, pg_temp
 begin atomic
-    -- Of a function that another session replaced an old snapshot shows the former text, and two rows once this one replaces it.
+    -- Of what another session replaced an old snapshot shows the former row, and two rows once this transaction replaces it too.
     select current_setting('transaction_isolation') in ('repeatable read', 'serializable')
-       and exists (
-           select
-           from unnest(array[audit.capture_function(tracked_id), audit.told_function(tracked_id)]) f(oid)
-           left join pg_catalog.pg_proc p on p.oid = f.oid
-           where f.oid is not null
-           group by f.oid
-           having count(p.oid) <> 1
-               or not bool_and(strpos(pg_get_functiondef(f.oid), p.prosrc) > 0)
-               or f.oid = audit.told_function(tracked_id) and bool_or(age(p.xmin) <= age(pg_current_xact_id()::xid)));
+       and (exists (
+               select
+               from unnest(array[audit.capture_function(tracked_id), audit.told_function(tracked_id)]) f(oid)
+               left join pg_catalog.pg_proc p on p.oid = f.oid
+               where f.oid is not null
+               group by f.oid
+               having count(p.oid) <> 1
+                   or not bool_and(strpos(pg_get_functiondef(f.oid), p.prosrc) > 0)
+                   or f.oid = audit.told_function(tracked_id) and bool_or(age(p.xmin) <= age(pg_current_xact_id()::xid)))
+            -- TRUNCATE or CREATE INDEX is enough, which nobody follows.
+            or exists (
+               select from audit.tracked_table t
+               join pg_catalog.pg_class c on c.oid = t.relation_oid
+               where t.id = tracked_id
+               having count(*) > 1));
 end;
 comment on function audit.is_behind(bigint) is
-    'Whether another session altered a tracked table, and was followed, since the snapshot of this transaction. Only for a transaction that has altered it too.';
+    'Whether another session changed what the catalogue says of a tracked table since the snapshot of this transaction. Only for a transaction that has altered it too.';
 
 create function audit.tell_alteration(tracked_id bigint, command text)
     returns void
@@ -4139,7 +4145,10 @@ begin
             else
                 begin
                     perform audit.follow_table(tracked_id, told_as);
-                exception when serialization_failure then
+                exception when others then
+                    if current_setting('transaction_isolation') not in ('repeatable read', 'serializable') then
+                        raise;
+                    end if;
                     -- Another session wrote to the settings since this transaction's snapshot.
                     perform audit.tell_alteration(tracked_id, told_as);
                 end;
