@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from tests.conftest import Database
-from tests.trail import Connection, changes, trail
+from tests.trail import Connection, changes, own_events, trail
 
 TRIGGERS = ("audit_follow_ddl", "audit_follow_drop", "audit_follow_partitions", "audit_follow_rewrite")
 
@@ -359,4 +359,155 @@ def test_a_write_that_waited_for_ddl_in_the_same_statement_goes_on(
     assert trail(document, WHAT) == [
         *FIRST,
         ("INSERT", "document", "2", None, {"id": 2, "workspace_id": "acme", **NEW, "a": 5}),
+    ]
+
+
+# DDL of such a transaction: another session altered the table since its snapshot, and then it does so itself.
+
+ALTERATIONS = {
+    "swap names": (
+        "alter table document add a integer",
+        (
+            "alter table document rename title to x; alter table document rename stars to title;"
+            " alter table document rename x to stars"
+        ),
+        [
+            {"renamed_columns": {"title": "x"}},
+            {"renamed_columns": {"stars": "title"}},
+            {"renamed_columns": {"x": "stars"}},
+        ],
+    ),
+    "rename what was renamed": (
+        "alter table document rename title to name",
+        "alter table document rename name to label",
+        [{"renamed_columns": {"name": "label"}}],
+    ),
+    "add with a default": (
+        "alter table document add a integer",
+        "alter table document add b integer default 5; alter table document add c integer",
+        [{"added_columns": ["b"], "filled_columns": {"b": 5}}, {"added_columns": ["c"]}],
+    ),
+    "add a name that was dropped": (
+        "alter table document drop title",
+        "alter table document add title integer default 5",
+        [{"added_columns": ["title"], "filled_columns": {"title": 5}}],
+    ),
+    "drop": (
+        "alter table document add a integer; alter table document drop title",
+        "alter table document drop stars, drop a",
+        [{"dropped_columns": ["a", "stars"]}],
+    ),
+    "retype": (
+        "alter table document add a integer",
+        "alter table document alter stars type bigint",
+        [
+            {
+                "retyped_columns": {"stars": {"from": "integer", "to": "bigint"}},
+                "rewritten_columns": ["stars"],
+                "rewritten": True,
+            }
+        ],
+    ),
+    "rename the table": (
+        "alter table document rename title to name",
+        "alter table document rename to report",
+        [{"former_name": "public.document"}],
+    ),
+    "rename a column of a renamed table": (
+        "alter table document rename to report",
+        "alter table report rename title to name",
+        [{"renamed_columns": {"title": "name"}}],
+    ),
+    "rename what was truncated": (
+        "truncate document",
+        "alter table document rename to report; alter table report rename title to name",
+        [{"former_name": "public.document"}, {"renamed_columns": {"title": "name"}}],
+    ),
+    "retype what was truncated": (
+        "truncate document",
+        "alter table document alter stars type bigint",
+        [
+            {
+                "retyped_columns": {"stars": {"from": "integer", "to": "bigint"}},
+                "rewritten_columns": ["stars"],
+                "rewritten": True,
+            }
+        ],
+    ),
+    "nothing that the log knows": (
+        "alter table document add a integer",
+        "alter table document alter stars set default 5",
+        [],
+    ),
+    "add a secret": (
+        "alter table document rename secret to hidden",
+        "alter table document drop hidden; alter table document add hidden text default 'hush'",
+        [{"dropped_columns": ["hidden"]}, {"added_columns": ["hidden"], "rewritten_columns": ["hidden"]}],
+    ),
+}
+
+
+def told(connection: Connection) -> list[dict[str, Any]]:
+    """Return what the alterations say, without the parts in which nothing happened."""
+    found = own_events(connection, "event, context -> 'details'")
+    return [
+        {name: value for name, value in details.items() if value not in ({}, []) and name != "command"}
+        for event, details in found
+        if event == "table_altered"
+    ]
+
+
+@pytest.mark.parametrize("alteration", ALTERATIONS)
+def test_its_own_ddl_is_told_at_once_and_once(document: Connection, writer: Connection, alteration: str) -> None:
+    before, ddl, expected = ALTERATIONS[alteration]
+    document.execute(before.encode())
+    others = told(document)
+    warnings: list[str | None] = []
+    writer.add_notice_handler(lambda notice: warnings.append(notice.message_primary))
+    for command in ddl.split(";"):
+        writer.execute(command.encode())
+    writer.execute("commit")
+    assert (told(document)[len(others) :], warnings) == (expected, [])
+    document.execute("select audit.maintain()")
+    assert told(document)[len(others) :] == expected
+    checked = document.execute("select problem from audit.check() where problem <> 'owner_is_superuser'").fetchall()
+    left = document.execute("select proname from pg_proc where proname like 'told%1'").fetchall()
+    assert (checked, left) == ([], [])
+
+
+@pytest.mark.parametrize("snapshot", ["before the first", "between"])
+def test_what_one_older_transaction_told_another_does_not_tell_again(
+    database: Database, document: Connection, writer: Connection, snapshot: str
+) -> None:
+    second = database.connect()
+    begin = "begin isolation level serializable; select from bystander"
+    if snapshot == "before the first":
+        second.execute(begin)
+    document.execute("alter table document add a integer")
+    others = told(document)
+    if snapshot == "between":
+        second.execute(begin)
+    writer.execute("alter table document rename title to name; commit")
+    second.execute("alter table document rename name to label")
+    second.execute("alter table document add b integer default 5; commit")
+    expected = [
+        {"renamed_columns": {"title": "name"}},
+        {"renamed_columns": {"name": "label"}},
+        {"added_columns": ["b"], "filled_columns": {"b": 5}},
+    ]
+    assert told(document)[len(others) :] == expected
+    document.execute("alter table document rename label to title")
+    document.execute("select audit.maintain()")
+    assert told(document)[len(others) :] == [*expected, {"renamed_columns": {"label": "title"}}]
+
+
+def test_what_it_did_is_told_once_when_rolled_back_and_done_again(document: Connection, writer: Connection) -> None:
+    document.execute("alter table document add a integer")
+    others = told(document)
+    writer.execute("savepoint s; alter table document rename title to name; rollback to s")
+    writer.execute("alter table document rename title to label; commit")
+    document.execute("select audit.maintain()")
+    assert told(document)[len(others) :] == [{"renamed_columns": {"title": "label"}}]
+    assert document.execute("select resource_type, excluded_columns from audit.tracked_table").fetchall() == [
+        (None, ["secret", "shade"])
     ]

@@ -4610,7 +4610,7 @@ create function audit.rewritten_columns(relation oid, retyped jsonb, added jsonb
     stable
     set search_path = pg_catalog, pg_temp
 begin atomic
-    select jsonb_agg(a.attname order by a.attname)
+    select jsonb_agg(distinct a.attname)
     from pg_catalog.pg_attribute a
     where a.attrelid = relation and a.attnum > 0 and not a.attisdropped and not coalesce(filled ? a.attname::text, false)
       and case
@@ -4622,6 +4622,231 @@ begin atomic
 end;
 comment on function audit.rewritten_columns(oid, jsonb, jsonb, jsonb, xid, boolean) is
     'Columns whose values in existing rows may be others since a DDL command, or came with it, without the log knowing them. Null: none.';
+
+create function audit.columns_of_now(relation oid)
+    returns jsonb
+    language plpgsql
+    stable
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    columns jsonb := '{}';
+    name text;
+begin
+    -- Asked by number, the server tells a column's name as it is now, however old the snapshot. A dropped one keeps its number.
+    for number in 1 .. 1600 loop
+        name := (pg_identify_object_as_address('pg_class'::regclass, relation, number)).object_names[3];
+        exit when name is null;
+        if name <> format('........pg.dropped.%s........', number) then
+            columns := columns || jsonb_build_object(name, number);
+        end if;
+    end loop;
+    return columns;
+end
+$function$;
+comment on function audit.columns_of_now(oid) is 'The numbers of a table''s columns by their names, as they are now and not as the snapshot shows them.';
+
+create function audit.told_function(tracked_id bigint)
+    returns oid
+    language plpgsql
+    stable
+    set search_path = pg_catalog, pg_temp
+as $function$
+begin
+    return to_regprocedure(format('audit.told_%s()', tracked_id));
+end
+$function$;
+comment on function audit.told_function(bigint) is 'The function in which audit.keep_told_shape keeps a table''s shape. Null: there is none.';
+
+create function audit.told_shape(tracked_id bigint, relation oid)
+    returns jsonb
+    language plpgsql
+    stable
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    told jsonb;
+begin
+    if audit.told_function(tracked_id) is not null then
+        execute format('select audit.%I()', 'told_' || tracked_id) into told;
+    end if;
+    return case when (told ->> 'relation')::bigint::oid = relation then told end;
+end
+$function$;
+comment on function audit.told_shape(bigint, oid) is
+    'The table as audit.tell_alteration last told it: columns by name, types of those that were retyped by number, names of secret ones, the table''s name. Null: it told nothing since the settings were brought up to the table.';
+
+create function audit.keep_told_shape(tracked_id bigint, shape jsonb)
+    returns void
+    language plpgsql
+    volatile
+    set search_path = pg_catalog, pg_temp
+as $function$
+-- In a function: the server knows functions as they are now, and rows of a table only as old as the snapshot.
+declare
+    function_name constant text := 'told_' || tracked_id;
+begin
+    if shape is null then
+        if audit.told_function(tracked_id) is not null then
+            execute format('drop function audit.%I()', function_name);
+        end if;
+        return;
+    end if;
+    execute format('create or replace function audit.%I() returns jsonb language sql immutable set search_path = pg_catalog, pg_temp as %L',
+                   function_name, format('select %L::jsonb', shape));
+    execute format('revoke all on function audit.%I() from public', function_name);
+    execute format('comment on function audit.%I() is %L', function_name,
+                   'What the log told last of a tracked table by a transaction with an old snapshot. Upkeep drops it.');
+end
+$function$;
+comment on function audit.keep_told_shape(bigint, jsonb) is
+    'Keeps what audit.tell_alteration told for whoever alters the table next, and for upkeep. Null: forgets it.';
+
+create function audit.compiled_columns(tracked_id bigint, relation oid)
+    returns jsonb
+    language plpgsql
+    stable
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    written text := substring(pg_get_functiondef(audit.capture_function(tracked_id)) from '(?n)^ +if audit_shape = (E?''(?:[^'']|'''')*'') then$');
+    numbers integer[];
+begin
+    written := replace(case when written like 'E%' then replace(substr(written, 2), '\\', '\') else written end, '''''', '''');
+    -- Names in their order. What this transaction has dropped was there then, and what it has added comes last.
+    select array_agg(c.number order by c.number) into numbers
+    from (select value::integer as number from jsonb_each_text(audit.columns_of_now(relation))
+          union
+          select a.attnum from pg_attribute a
+          where a.attrelid = relation and a.attnum > 0 and a.attisdropped and age(a.xmin) <= age(pg_current_xact_id()::xid)) c;
+    return (select jsonb_object_agg(k.name, numbers[k.position])
+            from json_object_keys(substr(written, 2, length(written) - 2)::json) with ordinality k(name, position)
+            -- Fewer are there where nobody followed a DROP.
+            having count(*) <= cardinality(numbers));
+end
+$function$;
+comment on function audit.compiled_columns(bigint, oid) is
+    'The numbers by name of the columns for which a table''s function is compiled now, whoever compiled it. Only for a transaction that has altered the table. Null: the function does not say.';
+
+create function audit.is_behind(tracked_id bigint)
+    returns boolean
+    language sql
+    stable
+    set search_path = pg_catalog, pg_temp
+begin atomic
+    -- Of what another session replaced an old snapshot shows the former row, and two rows once this transaction replaces it too.
+    select current_setting('transaction_isolation') in ('repeatable read', 'serializable')
+       and (exists (
+               select
+               from unnest(array[audit.capture_function(tracked_id), audit.told_function(tracked_id)]) f(oid)
+               left join pg_catalog.pg_proc p on p.oid = f.oid
+               where f.oid is not null
+               group by f.oid
+               having count(p.oid) <> 1
+                   or not bool_and(strpos(pg_get_functiondef(f.oid), p.prosrc) > 0)
+                   or f.oid = audit.told_function(tracked_id) and bool_or(age(p.xmin) <= age(pg_current_xact_id()::xid)))
+            -- TRUNCATE or CREATE INDEX is enough, which nobody follows.
+            or exists (
+               select from audit.tracked_table t
+               join pg_catalog.pg_class c on c.oid = t.relation_oid
+               where t.id = tracked_id
+               having count(*) > 1));
+end;
+comment on function audit.is_behind(bigint) is
+    'Whether another session changed what the catalogue says of a tracked table since the snapshot of this transaction. Only for a transaction that has altered it too.';
+
+create function audit.tell_alteration(tracked_id bigint, command text)
+    returns void
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+    set quote_all_identifiers = 'off'
+    set lock_timeout = '100ms'
+as $function$
+-- Of the catalogue an old snapshot shows this transaction what it did itself, and else what was: what others did they have told.
+declare
+    tracked audit.tracked_table;
+    relation oid;
+    own constant xid := pg_current_xact_id()::xid;
+    names text[];
+    told jsonb;
+    columns jsonb;
+    shape_before jsonb;
+    renamed jsonb;
+    added jsonb;
+    dropped jsonb;
+    retyped jsonb;
+    retyped_types jsonb;
+    secrets text[];
+    filled jsonb;
+    former_name text;
+    rewritten_by text;
+    is_by_type boolean;
+begin
+    select * into tracked from audit.tracked_table where id = tracked_id;
+    -- By number alone: of a table that both altered the catalogue shows two rows under the name.
+    select g.tgrelid into relation from pg_trigger g
+    where g.tgrelid = tracked.relation_oid and g.tgfoid = audit.capture_function(tracked_id);
+    if relation is null then
+        return;
+    end if;
+    names := (pg_identify_object_as_address('pg_class'::regclass, relation, 0)).object_names;
+    columns := audit.columns_of_now(relation);
+    told := audit.told_shape(tracked_id, relation);
+    shape_before := coalesce(told -> 'columns', audit.compiled_columns(tracked_id, relation), tracked.column_numbers);
+    tracked.column_types := tracked.column_types || coalesce(told -> 'types', '{}');
+    -- Only a rename or a move writes to the type of the table's rows.
+    if told is not null or exists (select from pg_type t where t.typrelid = relation and age(t.xmin) <= age(own)) then
+        former_name := coalesce(told ->> 'name', format('%I.%I', tracked.table_schema, tracked.table_name));
+        former_name := nullif(former_name, format('%I.%I', names[1], names[2]));
+    end if;
+
+    select coalesce(jsonb_object_agg(b.key, c.key), '{}') into renamed
+    from jsonb_each(shape_before) b join jsonb_each(columns) c on c.value = b.value
+    where c.key <> b.key;
+    select coalesce(jsonb_agg(c.key order by c.key), '[]') into added
+    from jsonb_each(columns) c where c.value not in (select b.value from jsonb_each(shape_before) b);
+    select coalesce(jsonb_agg(b.key order by b.key), '[]') into dropped
+    from jsonb_each(shape_before) b where b.value not in (select c.value from jsonb_each(columns) c);
+    select jsonb_object_agg(a.attname, jsonb_build_object(
+               'from', format_type((t.value ->> 0)::bigint::oid, (t.value ->> 1)::integer),
+               'to', format_type(a.atttypid, a.atttypmod))),
+           jsonb_object_agg(a.attnum, jsonb_build_array(a.atttypid::bigint, a.atttypmod))
+    into retyped, retyped_types
+    from jsonb_each(tracked.column_types) t
+    join pg_attribute a on a.attrelid = relation and a.attnum = t.key::smallint and not a.attisdropped and age(a.xmin) <= age(own)
+    where t.value <> jsonb_build_array(a.atttypid::bigint, a.atttypmod);
+    with noted as (
+        delete from audit.rewritten_table r where r.tracked_table_id = tracked_id returning r.by_command, r.is_by_type)
+    select min(noted.by_command), bool_or(noted.is_by_type) into rewritten_by, is_by_type from noted;
+    if former_name is null and retyped is null and rewritten_by is null and added = '[]' and dropped = '[]' and renamed = '{}' then
+        return;
+    end if;
+
+    -- A secret column may have another name than the settings say, and a name stays secret when its column is dropped.
+    secrets := array(
+        select n.key
+        from unnest(tracked.excluded_columns || tracked.redacted_columns) s(name)
+        join (select * from jsonb_each(shape_before) union select * from jsonb_each(columns)) n on n.value = tracked.column_numbers -> s.name
+        union
+        select jsonb_array_elements_text(told -> 'secrets'));
+    tracked.excluded_columns := tracked.excluded_columns || secrets;
+    perform audit.keep_told_shape(tracked_id, jsonb_build_object(
+        'relation', relation::bigint, 'columns', columns, 'name', format('%I.%I', names[1], names[2]), 'secrets', secrets,
+        'types', coalesce(told -> 'types', '{}') || coalesce(retyped_types, '{}')));
+    filled := audit.filled_columns(tracked, relation, added);
+    perform audit.write_event('table_altered', format('%I.%I', names[1], names[2]), tracked.workspace,
+        jsonb_build_object('command', coalesce(rewritten_by, command), 'renamed_columns', renamed, 'added_columns', added, 'dropped_columns', dropped)
+        || jsonb_strip_nulls(jsonb_build_object(
+            'former_name', former_name,
+            'retyped_columns', retyped,
+            'rewritten_columns', audit.rewritten_columns(relation, retyped, added, filled, case when rewritten_by is not null then own end, is_by_type),
+            'rewritten', case when rewritten_by is not null then true end))
+        || case when filled is null then '{}' else jsonb_build_object('filled_columns', filled) end);
+end
+$function$;
+comment on function audit.tell_alteration(bigint, text) is
+    'Records as table_altered what a transaction did to a tracked table that another session has altered since its snapshot, when it can neither read nor write the settings as they are. These, and the compiled function, upkeep brings up to the table.';
 
 create function audit.follow_table(tracked_id bigint, command text)
     returns boolean
@@ -4643,6 +4868,7 @@ declare
     rewritten_by text;
     rewritten_since xid;
     is_by_type boolean;
+    told jsonb;
     former_name text;
     is_changed boolean;
     is_renamed boolean;
@@ -4666,6 +4892,9 @@ begin
         tracked.relation_oid := 0;
     end if;
     is_restored := relation <> tracked.relation_oid;
+    -- What a transaction with an older snapshot told, but could not bring into the settings.
+    told := case when not is_restored then audit.told_shape(tracked_id, relation) end;
+    tracked.column_types := tracked.column_types || coalesce(told -> 'types', '{}');
     retyped := audit.retyped_columns(tracked, relation);
     select coalesce(jsonb_object_agg(n.key, a.attname), '{}') into renamed
     from jsonb_each_text(tracked.column_numbers) n
@@ -4695,6 +4924,17 @@ begin
     returning (t.table_schema, t.table_name) is distinct from (tracked.table_schema, tracked.table_name) into is_renamed;
 
     is_changed := audit.compile_tracking(tracked_id, relation);
+    if told is not null then
+        shape_before := told -> 'columns';
+        former_name := told ->> 'name';
+        select former_name <> format('%I.%I', n.nspname, c.relname) into is_renamed
+        from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = relation;
+        select coalesce(jsonb_object_agg(n.key, a.attname), '{}') into renamed
+        from jsonb_each_text(shape_before) n
+        join pg_attribute a on a.attrelid = relation and a.attnum = n.value::smallint and not a.attisdropped
+        where a.attname <> n.key;
+    end if;
+    perform audit.keep_told_shape(tracked_id, null);
     begin
         perform audit.let_owner_attach(tracked_id, relation);
     exception when lock_not_available or internal_error then
@@ -4750,6 +4990,7 @@ declare
     -- As pg_restore and psql with a dump set it, and hardly anybody else.
     is_restoring constant boolean := not current_setting('check_function_bodies')::boolean;
     is_lookup boolean;
+    told_as text;
 begin
     for tracked_id, is_lookup in
         select t.id,
@@ -4784,7 +5025,20 @@ begin
             select from audit.tracked_table t where t.id = tracked_id and audit.tracked_relation(t) is distinct from t.relation_oid);
         begin
             -- A table whose lookup reads differently now was not altered.
-            perform audit.follow_table(tracked_id, case when is_lookup then command || ' of a lookup''s table' else command end);
+            told_as := case when is_lookup then command || ' of a lookup''s table' else command end;
+            if audit.is_behind(tracked_id) then
+                perform audit.tell_alteration(tracked_id, told_as);
+            else
+                begin
+                    perform audit.follow_table(tracked_id, told_as);
+                exception when others then
+                    if current_setting('transaction_isolation') not in ('repeatable read', 'serializable') then
+                        raise;
+                    end if;
+                    -- Another session wrote to the settings since this transaction's snapshot.
+                    perform audit.tell_alteration(tracked_id, told_as);
+                end;
+            end if;
         exception when others then
             raise warning 'pg_daybook could not follow % for tracked table number %: %', command, tracked_id, sqlerrm
                 using hint = 'Writes go on. "select * from audit.check()" shows what to do.';
@@ -4865,6 +5119,7 @@ begin
                 delete from audit.tracked_table where id = tracked.id;
                 execute format('drop function if exists audit.%I()', 'capture_' || tracked.id);
                 perform audit.keep_lookups(tracked.id, null, '{}');
+                perform audit.keep_told_shape(tracked.id, null);
                 delete from audit.rewritten_table r where r.tracked_table_id = tracked.id;
             end if;
             perform audit.write_event('table_dropped', format('%I.%I', tracked.table_schema, tracked.table_name), tracked.workspace,
