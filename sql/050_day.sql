@@ -89,6 +89,13 @@ begin
     loop
         execute format('create index on audit.%I ', partition_name) || index;
     end loop;
+    if log_table = 'change' then
+        -- An index of block ranges made on an empty table summarizes its first range: every row that falls into it would write
+        -- the summary anew. Vacuum summarizes ranges that are full.
+        perform brin_desummarize_range(i.indexrelid::regclass, 0)
+        from pg_index i
+        where i.indrelid = format('audit.%I', partition_name)::regclass;
+    end if;
     if partition_name like '%\_beyond%' then
         -- What prepare_days splits it by. Not valid: no plan looks at it.
         execute format('create index on audit.%I (created_at)', partition_name);

@@ -181,7 +181,14 @@ create function audit.actor_is_plain()
     stable
 return concat(current_setting('audit.actor_id', true), current_setting('audit.actor_name', true),
               current_setting('audit.request_id', true), current_setting('audit.reason', true),
-              current_setting('audit.user_agent', true)) !~ '[^ -~]'
+              current_setting('audit.ip', true), current_setting('audit.user_agent', true)) !~ '[^ -~]'
+    -- Bytes that are no text can read as ASCII, two for one character.
+    and length(concat(current_setting('audit.actor_id', true), current_setting('audit.actor_name', true),
+                      current_setting('audit.request_id', true), current_setting('audit.reason', true),
+                      current_setting('audit.ip', true), current_setting('audit.user_agent', true)))
+      = octet_length(concat(current_setting('audit.actor_id', true), current_setting('audit.actor_name', true),
+                            current_setting('audit.request_id', true), current_setting('audit.reason', true),
+                            current_setting('audit.ip', true), current_setting('audit.user_agent', true)))
     -- Together no longer than the shortest of their limits.
     and octet_length(concat(current_setting('audit.actor_id', true), current_setting('audit.actor_name', true),
                             current_setting('audit.request_id', true))) <= 200

@@ -363,10 +363,20 @@ def test_keys_of_a_nondeterministic_collation_are_told_apart(db: Connection) -> 
     assert trail(db, "resource_id, row_key, before, after")[1:] == [("A", "a", {"pk": "a"}, {"pk": "A"})]
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        b"-c audit.actor_id=a\xff -c audit.reason=\xc3",
+        # A full stop and a digit in more bytes than they have, and the second byte of a character alone.
+        b"-c audit.actor_id=a\xc0\xae",
+        b"-c audit.actor_id=a -c audit.ip=\xc0\xb1.1.1.1",
+        b"-c audit.actor_id=a -c audit.actor_name=\x80",
+    ],
+)
 def test_bytes_that_are_no_text_fail_neither_write_nor_read(
-    database: Database, document: Connection, pg_bin: Path
+    database: Database, document: Connection, pg_bin: Path, given: bytes
 ) -> None:
-    options = os.fsdecode(b"-c audit.actor_id=a\xff -c audit.reason=\xc3")
+    options = os.fsdecode(given)
     command = [str(pg_bin / "psql"), "--quiet", "--dbname", database.url()]
     update = ["--command", "update document set title = 'x' where id = 1"]
     subprocess.run([*command, *update], env={**os.environ, "PGOPTIONS": options}, check=True)

@@ -379,6 +379,13 @@ begin
     loop
         execute format('create index on audit.%I ', partition_name) || index;
     end loop;
+    if log_table = 'change' then
+        -- An index of block ranges made on an empty table summarizes its first range: every row that falls into it would write
+        -- the summary anew. Vacuum summarizes ranges that are full.
+        perform brin_desummarize_range(i.indexrelid::regclass, 0)
+        from pg_index i
+        where i.indrelid = format('audit.%I', partition_name)::regclass;
+    end if;
     if partition_name like '%\_beyond%' then
         -- What prepare_days splits it by. Not valid: no plan looks at it.
         execute format('create index on audit.%I (created_at)', partition_name);
@@ -1917,7 +1924,14 @@ create function audit.actor_is_plain()
     stable
 return concat(current_setting('audit.actor_id', true), current_setting('audit.actor_name', true),
               current_setting('audit.request_id', true), current_setting('audit.reason', true),
-              current_setting('audit.user_agent', true)) !~ '[^ -~]'
+              current_setting('audit.ip', true), current_setting('audit.user_agent', true)) !~ '[^ -~]'
+    -- Bytes that are no text can read as ASCII, two for one character.
+    and length(concat(current_setting('audit.actor_id', true), current_setting('audit.actor_name', true),
+                      current_setting('audit.request_id', true), current_setting('audit.reason', true),
+                      current_setting('audit.ip', true), current_setting('audit.user_agent', true)))
+      = octet_length(concat(current_setting('audit.actor_id', true), current_setting('audit.actor_name', true),
+                            current_setting('audit.request_id', true), current_setting('audit.reason', true),
+                            current_setting('audit.ip', true), current_setting('audit.user_agent', true)))
     -- Together no longer than the shortest of their limits.
     and octet_length(concat(current_setting('audit.actor_id', true), current_setting('audit.actor_name', true),
                             current_setting('audit.request_id', true))) <= 200
