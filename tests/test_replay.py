@@ -146,7 +146,7 @@ class World:
             opened = [self.databases[follows].connect(autocommit=False) for _ in range(3)]
             for connection in opened:
                 connection.execute(
-                    "set lock_timeout = '20ms'; set deadlock_timeout = '10ms'; set client_min_messages = error"
+                    "set lock_timeout = '20ms'; set deadlock_timeout = '10ms'; set client_min_messages = warning"
                 )
                 connection.commit()
             admin = self.databases[follows].connect()
