@@ -206,8 +206,11 @@ create function audit.table_has_shape(relation oid, shape text)
     immutable
     set search_path = pg_catalog, pg_temp
 as $function$
+declare
+    is_so boolean;
 begin
-    return audit.table_shape(relation) = shape;
+    execute format('select %s = $2', audit.shape_sql('$1')) into is_so using relation, shape;
+    return is_so;
 end
 $function$;
 comment on function audit.table_has_shape(oid, text) is

@@ -3535,8 +3535,11 @@ create function audit.table_has_shape(relation oid, shape text)
     immutable
     set search_path = pg_catalog, pg_temp
 as $function$
+declare
+    is_so boolean;
 begin
-    return audit.table_shape(relation) = shape;
+    execute format('select %s = $2', audit.shape_sql('$1')) into is_so using relation, shape;
+    return is_so;
 end
 $function$;
 comment on function audit.table_has_shape(oid, text) is
@@ -7110,7 +7113,7 @@ grant usage on type audit.actor_context to audit_capture;
 grant execute on function
     audit.new_entry_id(timestamptz), audit.new_entry_id_at(bigint), audit.moment_at(bigint), audit.write_moment(), audit.write_instant(),
     audit.read_actor_context(), audit.actor_is_plain(), audit.plain_actor_context(), audit.judge_actor_context(),
-    audit.split_edge(text), audit.table_has_shape(oid, text), audit.table_shape(oid), audit.shape_sql(text),
+    audit.split_edge(text), audit.table_has_shape(oid, text), audit.shape_sql(text),
     audit.capture_pieces(bigint, oid, text, oid[], boolean), audit.row_types_sql(text, text[]), audit.changed_columns_sql(jsonb), audit.pair_sql(), audit.object_sql(jsonb, text),
     audit.row_event_sql(jsonb, text, text[]), audit.row_sql(jsonb, text, text[]), audit.bulk_sql(jsonb, text, text[]),
     audit.refuse_unsigned_actor(text, text), audit.signature_problem(text),
