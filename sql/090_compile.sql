@@ -400,7 +400,7 @@ begin
     -- Pairing old and new rows is most of what many rows cost: hashed in memory, not sorted on disk. Compiling a plan that runs
     -- once takes longer than running it. The transaction gets its settings back below; an error puts them back by itself.
     audit_settings := array[current_setting('work_mem'), current_setting('enable_mergejoin'), current_setting('jit')];
-    perform set_config('work_mem', '64MB', true) where pg_size_bytes(audit_settings[1]) < 67108864;
+    perform set_config('work_mem', '16MB', true) where pg_size_bytes(audit_settings[1]) < 16777216;
     perform set_config('enable_mergejoin', 'off', true), set_config('jit', 'off', true);
     -- Planned each time: the plan that fitted one row would take minutes for many.
     if tg_op = 'UPDATE' then

@@ -14,7 +14,7 @@ from tests.trail import Connection, changes, count, trail
 
 MEGABYTE = 1024
 # A million rows in one array or one query's memory would take ten times as much.
-MEMORY_OF_A_STATEMENT = 64 * MEGABYTE
+MEMORY_OF_A_STATEMENT = 96 * MEGABYTE
 MEMORY_OF_NINETY_THOUSAND_STATEMENTS = 2 * MEGABYTE
 
 reads_memory = pytest.mark.skipif(

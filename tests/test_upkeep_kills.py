@@ -192,7 +192,7 @@ def test_each_statement_that_locks_the_log_gives_up_after_100_milliseconds(
         "select proname from pg_proc where pronamespace = 'audit'::regnamespace"
         " and 'lock_timeout=100ms' = any(proconfig) order by 1"
     ).fetchall()
-    assert own == [("drop_day",), ("follow_table",), ("maintain",), ("prepare_days",)]
+    assert own == [("drop_day",), ("follow_table",), ("maintain",), ("prepare_days",), ("tell_alteration",)]
 
 
 def test_looking_at_what_stands_beyond_hinders_no_writer(database: Database, document: Connection) -> None:
