@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
 
 from tests.conftest import Database, TestServer
 from tests.reading import PAGE, add_entry, add_keys, shared_database, today
@@ -44,7 +44,7 @@ def launched() -> Iterator[Browser]:
 
 @dataclass
 class Visit:
-    """A page in a context of its own, and what happened on it: requests, console, errors, dialogs."""
+    """A page in a context of its own, what it `asked` for, and what it `said`: errors, warnings, dialogs."""
 
     page: Page
     base: str
@@ -55,6 +55,11 @@ class Visit:
     def hosts(self) -> set[str]:
         """The hosts that were asked for something."""
         return {urlsplit(address).netloc for address in self.asked}
+
+    def hear(self, message: ConsoleMessage) -> None:
+        """Note what the console calls an error or a warning."""
+        if message.type in ("error", "warning"):
+            self.said.append(message.text)
 
     def open(self, address: str = "") -> Page:
         """Go to an address of the page."""
@@ -83,7 +88,7 @@ class Site:
         page = context.new_page()
         visit = Visit(page, base)
         page.on("request", lambda request: visit.asked.append(request.url))
-        page.on("console", lambda message: visit.said.append(message.text))
+        page.on("console", visit.hear)
         page.on("pageerror", lambda error: visit.said.append(str(error)))
         # Nobody answers it: a dialog is in the way of all that comes after, besides.
         page.on("dialog", lambda dialog: visit.said.append(f"dialog: {dialog.message}"))
@@ -94,21 +99,21 @@ class Site:
 
 
 @contextmanager
-def opened_site(database: Database, names: dict[str, str], patience: str = "10") -> Iterator[Site]:
-    """The app in a process of its own over this database; its queries may take that many seconds."""
+def opened_site(database: Database, names: dict[str, str], patience: str = "10s") -> Iterator[Site]:
+    """The app in a process of its own over this database; its queries may take so long."""
     with served(database, stderr=None, DAYBOOK_STATEMENT_TIMEOUT=patience) as (_, port):
         yield Site(port, database, names)
 
 
 @contextmanager
 def troubled_site(server: TestServer) -> Iterator[Site]:
-    """A log whose upkeep is late, read by an app that waits for a second at most."""
+    """A log whose upkeep is late, read by an app that waits for two seconds at most."""
     with shared_database(server) as database:
         db = database.connect()
         add_keys(db)
         add_entry(db, resource_name="Plan")
         db.execute("update audit.upkeep set last_run_at = now() - interval '3 days'")
-        with opened_site(database, {}, patience="1") as site:
+        with opened_site(database, {}, patience="2s") as site:
             yield site
 
 
