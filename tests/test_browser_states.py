@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import html5lib
+import html5lib.constants
 import psycopg
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
