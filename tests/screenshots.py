@@ -48,11 +48,11 @@ def demo() -> Iterator[dict[str, str]]:
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             try:
-                values = {}
+                values: dict[str, str] = {}
                 for line in process.stdout:
                     name, found, value = line.strip().partition(": ")
                     values |= {name: value} if found else {}
-                    if name == "The page":
+                    if name == "Other workspace's key":
                         break
                 yield values
             finally:
