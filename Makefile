@@ -13,7 +13,7 @@ PYTEST := $(PYTHON) -m pytest -n $(WORKERS) --dist loadgroup
 .DEFAULT_GOAL := help
 .SUFFIXES:
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-all lint format check soak faults freeze extension bench bench-rights bench-read bench-seal wheel requirements clean
+.PHONY: help venv demo test test-all lint format check soak faults freeze extension bench bench-rights bench-read bench-seal screenshots wheel requirements clean
 
 help: ## list the targets
 	@echo "make TARGET, where TARGET is one of"
@@ -69,6 +69,9 @@ bench-seal: $(VENV)/.dev ## measure sealing and verifying a million entries (ARG
 
 faults: $(VENV)/.dev ## kill -9 the server under writers, 50 rounds (ARGS="--rounds 5 --seed 1")
 	@$(PYTHON) -m tests.faults $(ARGS)
+
+screenshots: $(VENV)/.dev ## take the README's pictures anew from a demo (needs Chromium)
+	@$(PYTHON) -m tests.screenshots $(ARGS)
 
 wheel: $(VENV)/.dev ## build the wheel into dist/
 	@$(PYTHON) -m build --wheel --no-isolation --outdir dist

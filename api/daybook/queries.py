@@ -970,13 +970,14 @@ async def find_history(
     subject = "context -> 'subject' ->> 'name' as subject_name, context -> 'subject' ->> 'id' as subject_id"
     within = "created_at >= %(lower)s and created_at < %(upper)s"
     steps = f"""
-        select {told}, row_key, subject_name, subject_id, {ROW_VALUES}
+        select {told}, resource_name, row_key, subject_name, subject_id, {ROW_VALUES}
         from (
-            select {told}, {subject}, row_key, before, after from audit.timeline
+            select {told}, {subject}, resource_name, row_key, before, after from audit.timeline
             where resource_id = %(resource_id)s and resource_type = %(resource_type)s and {within}
               and row_count = 1 and operation in ('INSERT', 'UPDATE', 'DELETE')
             union all
-            select {", ".join(f"e.{column}" for column in told.split(", "))}, null, null, c.row_key, c.before, c.after
+            select {", ".join(f"e.{column}" for column in told.split(", "))}, null, null, c.resource_name, c.row_key,
+                   c.before, c.after
             from (select * from audit.timeline_change where resource_id = %(resource_id)s and {within}) as c
             cross join lateral (
                 select * from audit.timeline t where t.created_at = c.created_at and t.id = c.entry_id

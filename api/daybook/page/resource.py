@@ -39,7 +39,9 @@ async def show_resource(
     if at and (place is None or place.moment < reader.oldest):
         raise NotFound
     history = await queries.find_history(database, reader, kind, resource_id, reader.oldest, reader.horizon)
-    names = [row["resource_name"] for row in found.rows if row["resource_id"] == resource_id and row["resource_name"]]
+    own = [row for row in found.rows if row["resource_id"] == resource_id]
+    # Of what bulk statements alone have touched, their rows know the name.
+    names = [row["resource_name"] for row in (*own, *reversed(history.changes)) if row["resource_name"]]
     pairs = [("id", resource_id), ("type", kind)]
     return render(
         "resource.html",
