@@ -3,6 +3,7 @@
 import argparse
 import os
 import random
+import signal
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -38,6 +39,8 @@ def main() -> int:
         if reason := KINDS[name].hindrance():
             print(f"{name:<10}  left out: {reason}", flush=True)
     done: list[Round] = []
+    # Whoever ends it wants the table.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for round_ in run(server, kinds, options.rounds, options.writers, options.seed):
             done.append(round_)

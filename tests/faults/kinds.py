@@ -455,7 +455,9 @@ def memory_limited(scene: Scene) -> Iterator[Strike]:
     elif left:
         scene.problems.append(f"daybook export: exit code {code}, and files {left}")
     output.unlink(missing_ok=True)
-    scene.told = f"export: exit code {code}; app: {_shown(asking.answers)}{'' if was_running else ', it ended'}"
+    said = export.log.read_text().strip().splitlines()[-1:]
+    export.log.unlink()
+    scene.told = f"export: exit code {code}{''.join(f', {text[:100]!r}' for text in said)}; app: {_shown(asking.answers)}{'' if was_running else ', it ended'}"
 
 
 def _write_large(scene: Scene) -> None:
