@@ -1,4 +1,4 @@
-"""One round of each kind of fault: the log equals what committed, the seals verify, upkeep resumes; `make faults` does more.
+"""One round of each kind of fault: the log equals what committed, seals verify, upkeep resumes; see `make faults`.
 
 It must not time anything: which statements a fault meets is chance, what must hold afterwards is not.
 """

@@ -74,7 +74,8 @@ def server_killed(scene: Scene) -> Iterator[Strike]:
 def backend_killed(scene: Scene) -> Iterator[Strike]:
     def strike() -> str:
         """Kill one backend that writes: the postmaster ends all others and recovers by itself."""
-        backends = _backends(scene)
+        # Upkeep's would end by itself.
+        backends = [writer.connection.info.backend_pid for writer in scene.writers if writer.connection]
         children = processes.children(processes.postmaster(scene.cluster))
         scene.stop.set()
         processes.kill(scene.chance.choice(backends))
@@ -410,7 +411,7 @@ def clock_stepped(scene: Scene) -> Iterator[Strike]:
 # Memory
 
 
-LARGE, LARGE_BYTES = "scratch_large", 6_000_000
+LARGE, LARGE_BYTES = "scratch_large", 3_000_000
 
 
 @contextmanager
@@ -455,9 +456,10 @@ def memory_limited(scene: Scene) -> Iterator[Strike]:
     elif left:
         scene.problems.append(f"daybook export: exit code {code}, and files {left}")
     output.unlink(missing_ok=True)
-    said = export.log.read_text().strip().splitlines()[-1:]
+    said = "".join(f", {text[:100]!r}" for text in export.log.read_text().strip().splitlines()[-1:])
     export.log.unlink()
-    scene.told = f"export: exit code {code}{''.join(f', {text[:100]!r}' for text in said)}; app: {_shown(asking.answers)}{'' if was_running else ', it ended'}"
+    ended = "" if was_running else ", it ended"
+    scene.told = f"export: exit code {code}{said}; app: {_shown(asking.answers)}{ended}"
 
 
 def _write_large(scene: Scene) -> None:
@@ -540,7 +542,7 @@ KINDS: dict[str, Kind] = {
         hindrance=no_clock,
     ),
     "memory": Kind(
-        "`daybook serve` and `daybook export`, which export values of 6 MB, get no more than 0 to 24 MB more memory",
+        "`daybook serve` and `daybook export`, which export values of 3 MB, get no more than 0 to 24 MB more memory",
         "8 transactions were open",
         "an answer or a file that looks whole is right; another status than 200 and 503 is a problem",
         memory_limited,
