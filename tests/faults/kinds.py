@@ -341,7 +341,7 @@ def faketime() -> Path | None:
 
 
 DAY = 86_400
-# A server that waits sees the machine's time in its handler of alarms, whatever libfaketime shows it elsewhere. Were its
+# While a server waits, its handler of alarms sees the machine's time, whatever libfaketime shows it elsewhere. Were its
 # clock ahead of that, no time-out would end and no deadlock be found; behind it, each alarm is taken for due.
 BEHIND = -400.0 * DAY
 
