@@ -67,7 +67,7 @@ bench-read: $(VENV)/.dev ## measure reading at 200,000 and 20,000,000 entries (A
 bench-seal: $(VENV)/.dev ## measure sealing and verifying a million entries (ARGS="--entries 20000000 --data FOLDER")
 	@$(PYTHON) -m bench.seal $(ARGS)
 
-faults: $(VENV)/.dev ## kill -9 the server under writers, 50 rounds (ARGS="--rounds 5 --seed 1")
+faults: $(VENV)/.dev ## faults of ten kinds under writers, 5 rounds of each (ARGS="--kinds server,app --rounds 50 --seed 1")
 	@$(PYTHON) -m tests.faults $(ARGS)
 
 screenshots: $(VENV)/.dev ## take the README's pictures anew from a demo (needs Chromium)

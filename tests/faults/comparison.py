@@ -19,8 +19,10 @@ SHOWN = 5
 
 ENTRIES = """
 select id::text, request_id, table_name, operation, event, workspace_id, row_count, resource_id, row_key, before, after
-from audit.entry where operation <> 'EVENT' order by created_at, id
+from audit.entry where operation <> 'EVENT' order by
 """
+# A clock that steps back gives what is written next earlier moments: then the server's own numbers tell the order.
+BY_CLOCK, BY_SERVER = "created_at, id", "transaction_id, cmin::text::bigint, created_at, id"
 CHANGES = "select entry_id::text, workspace_id, resource_id, row_key, before, after from audit.change"
 
 
@@ -49,10 +51,10 @@ class Found(NamedTuple):
     entries: int
 
 
-def compare(connection: Connection, writers: Sequence[Writer]) -> Found:
+def compare(connection: Connection, writers: Sequence[Writer], order: str = BY_CLOCK) -> Found:
     """Compare the whole log with all that the writers ever did, and settle what was in doubt."""
     problems: list[str] = []
-    log = _read_log(connection, problems)
+    log = _read_log(connection, problems, order)
     by_request: dict[str | None, list[Entry]] = {}
     for entry in log:
         by_request.setdefault(entry.request_id, []).append(entry.entry)
@@ -89,14 +91,16 @@ def _judge(transaction: Transaction, found: list[Entry]) -> Iterator[str]:
             yield f"{label}: {what}: {str(entry)[:300]}"
 
 
-def _read_log(connection: Connection, problems: list[str]) -> list[LogEntry]:
+def _read_log(connection: Connection, problems: list[str], order: str) -> list[LogEntry]:
     rows: dict[str, list[LogRow]] = {}
     workspaces: dict[str, set[str]] = {}
     for entry_id, workspace, *row in connection.execute(CHANGES):
         rows.setdefault(entry_id, []).append(LogRow(*row))
         workspaces.setdefault(entry_id, set()).add(workspace)
     log = []
-    for entry_id, request_id, *head, resource_id, row_key, before, after in connection.execute(ENTRIES.encode()):
+    for entry_id, request_id, *head, resource_id, row_key, before, after in connection.execute(
+        f"{ENTRIES} {order}".encode()
+    ):
         table, operation, event, workspace, row_count = head
         entry_rows = rows.pop(entry_id, [])
         if row_count == 1 and operation != "TRUNCATE":

@@ -1,31 +1,39 @@
-"""Rounds: writers at work, a kill -9 at a random moment, recovery, and the comparison of log and ledgers.
+"""Rounds: writers at work, a fault at a random moment, and all that must hold once it is over.
 
 It must not send a signal to any process but those of the cluster that it made itself.
 """
 
+import logging
 import os
 import random
-import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psycopg
 
-from daybook import witness
-from daybook.postgres import Cluster, Server
+from daybook import upkeep, witness
+from daybook.postgres import Cluster, Server, free_port
 from daybook.schema import migrate
-from tests.faults.comparison import compare
+from tests.faults.kinds import KINDS, Clock
 from tests.faults.ledger import State
+from tests.faults.scene import DATABASE, Scene, below, examine, keep_up, let_writers_end, make_sealer
 from tests.faults.writers import Writer, create_tables
+from tests.reading import ADMIN, add_key
 
-# Transactions with a written but uncommitted change at the moment of the kill, for a round to count.
+# Transactions with a written but uncommitted change at the moment of the fault, for a round to count.
 OPEN_NEEDED = 8
-DATABASE = "faults"
+# A new cluster after so many rounds: each compares the whole log.
+ROUNDS_OF_A_CLUSTER = 30
+# Rounds that do not count, in a row: then something is amiss.
+MOST_VOID = 20
+
+# It would tell of each connection that a fault broke.
+logging.getLogger("psycopg").setLevel(logging.ERROR)
 
 SETTINGS: dict[str, str | int] = {
     "synchronous_commit": "on",
@@ -39,6 +47,8 @@ SETTINGS: dict[str, str | int] = {
     "max_wal_size": "32MB",
     "min_wal_size": "32MB",
     "autovacuum_naptime": "1s",
+    # Compiling would take longer than upkeep does.
+    "jit": "off",
     "log_min_messages": "fatal",
     # For the witness.
     "wal_level": "logical",
@@ -47,10 +57,11 @@ SETTINGS: dict[str, str | int] = {
 
 @dataclass(frozen=True)
 class Round:
-    """What a round was and what it found."""
+    """What a round was and what it found; `void` says why it does not count."""
 
+    kind: str
     number: int
-    kill: str
+    way: str
     seconds: float
     committed: int
     open: int
@@ -58,40 +69,77 @@ class Round:
     kept: int
     entries: int
     witnessed: int
-    recovery: float
-    problems: list[str]
+    examined_in: float
+    void: str = ""
+    problems: list[str] = field(default_factory=list)
 
     @property
     def counts(self) -> bool:
-        return self.open >= OPEN_NEEDED
+        return not self.void
 
 
-def run(server: Server, rounds: int, writers: int, seed: int) -> Iterator[Round]:
-    """Run rounds on a new cluster until so many count; those that do not are yielded too.
+def run(server: Server, kinds: Sequence[str], rounds: int, writers: int, seed: int) -> Iterator[Round]:
+    """Run rounds of each kind until so many of it count; those that do not are yielded too. A problem ends the run.
 
-    Raises RuntimeError when too few transactions are open again and again, or when a writer fails before the kill.
+    Kinds that cannot be tried here are left out: KINDS says why. Raises RuntimeError when too few transactions are open
+    again and again, or when a writer fails before the fault.
     """
     chance = random.Random(seed)
-    with tempfile.TemporaryDirectory(prefix="pg-daybook-faults-", dir=_folder()) as folder:
-        Path(folder).chmod(0o755)
-        with Cluster(server, Path(folder) / "cluster", settings=SETTINGS) as cluster:
+    todo = {name: rounds for name in kinds if not KINDS[name].hindrance()}
+    while any(todo.values()):
+        # A clock that was ahead is behind afterwards: such rounds have clusters of their own.
+        names = [name for name, left in todo.items() if left and name != "clock"] or ["clock"]
+        with _cluster(server, writers, chance, Clock if names == ["clock"] else None) as scene:
+            void = 0
+            for number in range(ROUNDS_OF_A_CLUSTER):
+                names = [name for name in names if todo[name]]
+                if not names:
+                    break
+                name = names[number % len(names)]
+                done = _round(name, rounds - todo[name] + 1, scene)
+                yield done
+                if done.problems:
+                    return
+                todo[name] -= done.counts
+                void = 0 if done.counts else void + 1
+                if void == MOST_VOID:
+                    raise RuntimeError(f"{void} rounds in a row did not count, the last: {name}: {done.void}")
+
+
+@contextmanager
+def _cluster(server: Server, writers: int, chance: random.Random, make_clock: type[Clock] | None) -> Iterator[Scene]:
+    """A new cluster with a log, tables, a key for seals and the witness's slot."""
+    with tempfile.TemporaryDirectory(prefix="pg-daybook-faults-", dir=_folder()) as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        clock = make_clock(folder / "clock") if make_clock else None
+        cluster = Cluster(server, folder / "cluster", tcp="trust", port=free_port(), settings=SETTINGS)
+        with ExitStack() as running:
+            with _environment(clock.environment() if clock else {}):
+                running.enter_context(cluster)
             with psycopg.connect(cluster.url(), autocommit=True) as connection:
                 connection.execute(f"create database {DATABASE}".encode())
             migrate(cluster.url(DATABASE))
             with psycopg.connect(cluster.url(DATABASE), autocommit=True) as connection:
                 create_tables(connection, writers)
+                connection.execute("create role faults_reader login in role audit_reader")
+                add_key(connection, ADMIN, "acme", "admin")
                 witness.start(connection, lambda _: None)
             at_work = [Writer(number, chance.randrange(2**32)) for number in range(writers)]
-            counted = 0
-            for number in range(1, 3 * rounds + 1):
-                done = _round(number, cluster, at_work, chance)
-                yield done
-                counted += done.counts
-                if counted == rounds or done.problems:
-                    return
-            raise RuntimeError(
-                f"only {counted} of {3 * rounds} rounds had {OPEN_NEEDED} open transactions; add writers"
-            )
+            scene = Scene(cluster, folder, at_work, chance, make_sealer(folder), clock=clock)
+            upkeep.maintain(cluster.url(DATABASE), sealer=scene.sealer)
+            yield scene
+
+
+@contextmanager
+def _environment(more: dict[str, str]) -> Iterator[None]:
+    """What a cluster that is started meanwhile has in its environment besides."""
+    os.environ.update(more)
+    try:
+        yield
+    finally:
+        for name in more:
+            del os.environ[name]
 
 
 def _folder() -> Path:
@@ -99,129 +147,52 @@ def _folder() -> Path:
     return memory if memory.is_dir() and os.access(memory, os.W_OK) else Path("/tmp")
 
 
-def _round(number: int, cluster: Cluster, writers: list[Writer], chance: random.Random) -> Round:
-    ready, stop = threading.Barrier(len(writers) + 1), threading.Event()
+def _round(name: str, number: int, scene: Scene) -> Round:
+    kind, writers = KINDS[name], scene.writers
+    scene.begin()
+    with scene.connected() as connection:
+        earlier = below(connection)
     known = [len(writer.ledger) for writer in writers]
-    url = cluster.url(DATABASE)
-    threads = [threading.Thread(target=writer.work, args=(url, ready, stop), daemon=True) for writer in writers]
-    threads.append(threading.Thread(target=_upkeep, args=(url, stop), daemon=True))
-    for thread in threads:
-        thread.start()
-    ready.wait(30)
-    seconds = chance.uniform(0.2, 1.5)
-    one_backend = chance.random() < 0.4
-    time.sleep(seconds)
-    begun = _kill_a_backend(cluster, stop, chance) if one_backend else _kill_all(cluster, stop, chance)
-    for thread in threads:
-        thread.join(30)
-    for writer in writers:
-        if writer.error is not None:
-            raise RuntimeError(f"writer {writer.number} failed before the kill") from writer.error
-    if not one_backend:
-        # The lock on the folder is all that is left to give up. The socket's lock would count for as long as nobody has
-        # asked for the killed postmaster's end.
-        cluster.stop()
-        for file in cluster.socket_folder.glob(".s.PGSQL.*"):
-            file.unlink()
-        cluster.start()
+    seconds = scene.chance.uniform(0.2, 1.5)
+    with kind.fault(scene) as strike:
+        ready = threading.Barrier(len(writers) + 1)
+        threads = [
+            threading.Thread(target=writer.work, args=(scene.url, ready, scene.stop), daemon=True) for writer in writers
+        ]
+        if kind.upkeep:
+            threads.append(threading.Thread(target=keep_up, args=(scene,), daemon=True))
+        for thread in threads:
+            thread.start()
+        with suppress(threading.BrokenBarrierError):
+            ready.wait(30)
+        time.sleep(seconds)
+        way = strike()
+        scene.stop.set()
+        for thread in threads:
+            thread.join(60)
+        for writer in writers:
+            if writer.error is not None:
+                raise RuntimeError(f"writer {writer.number} failed of itself in a round of {name}") from writer.error
     new = [transaction for writer, first in zip(writers, known, strict=True) for transaction in writer.ledger[first:]]
     states = [transaction.state for transaction in new]
     still_open = sum(transaction.state is State.OPEN and bool(transaction.entries) for transaction in new)
-    with _connected(url) as connection:
-        recovery = time.monotonic() - begun
-        found = compare(connection, writers)
-        misfits: list[str] = []
-        witnessed = witness.run(connection, lambda misfit: misfits.append(f"the witness: {misfit}"))
-        # An empty table that is truncated leaves no entry.
-        misfits = [misfit for misfit in misfits if ": doubtful: TRUNCATE of public.scratch_" not in misfit]
+    opened = still_open if scene.open is None else scene.open
+    begun = time.monotonic()
+    with scene.connected() as connection:
+        let_writers_end(connection)
+        found, witnessed = examine(scene, connection, earlier)
     return Round(
+        kind=name,
         number=number,
-        kill="a backend" if one_backend else "the server",
+        way="; ".join(filter(None, (way, scene.told))),
         seconds=seconds,
         committed=states.count(State.COMMITTED),
-        open=still_open,
+        open=opened,
         in_doubt=states.count(State.COMMITTING),
         kept=found.kept,
         entries=found.entries,
-        witnessed=witnessed.rows,
-        recovery=recovery,
-        problems=[*found.problems, *misfits],
+        witnessed=witnessed,
+        examined_in=time.monotonic() - begun,
+        void=f"{opened} transactions were open" if opened < OPEN_NEEDED else scene.void,
+        problems=scene.problems,
     )
-
-
-def _upkeep(url: str, stop: threading.Event) -> None:
-    """Upkeep at work beside the writers, as a service would be."""
-    with suppress(psycopg.OperationalError), closing(psycopg.connect(url, autocommit=True)) as connection:
-        while not stop.wait(0.2):
-            connection.execute("select audit.maintain()")
-
-
-def _kill_all(cluster: Cluster, stop: threading.Event, chance: random.Random) -> float:
-    """Kill the postmaster and all its children in any order. It is halted first, so that it neither sees nor forks."""
-    postmaster = _postmaster(cluster)
-    os.kill(postmaster, signal.SIGSTOP)
-    processes = [postmaster, *_children(postmaster)]
-    chance.shuffle(processes)
-    stop.set()
-    for process in processes:
-        _kill(process)
-    begun = time.monotonic()
-    _wait_until_gone(processes)
-    return begun
-
-
-def _kill_a_backend(cluster: Cluster, stop: threading.Event, chance: random.Random) -> float:
-    """Kill one backend that writes: the postmaster ends all others and recovers by itself."""
-    postmaster = _postmaster(cluster)
-    with psycopg.connect(cluster.url(DATABASE)) as connection:
-        query = "select pid from pg_stat_activity where datname = %s and pid <> pg_backend_pid() order by backend_start"
-        backends = [pid for (pid,) in connection.execute(query, [DATABASE])]
-    children = _children(postmaster)
-    victim = chance.choice(backends)
-    stop.set()
-    _kill(victim)
-    begun = time.monotonic()
-    _wait_until_gone(children)
-    return begun
-
-
-def _postmaster(cluster: Cluster) -> int:
-    return int((cluster.data / "postmaster.pid").read_text().splitlines()[0])
-
-
-def _children(parent: int) -> list[int]:
-    lines = ((int(path.name), _stat(int(path.name))) for path in Path("/proc").iterdir() if path.name.isdigit())
-    return [process for process, stat in lines if stat and int(stat[1]) == parent]
-
-
-def _stat(process: int) -> list[str] | None:
-    """The fields of /proc/<pid>/stat from the state on, None when the process is gone (proc(5))."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-
-
-def _kill(process: int) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(process, signal.SIGKILL)
-
-
-def _wait_until_gone(processes: list[int]) -> None:
-    """Wait until none runs any more; one whose end nobody has asked for yet (Z) runs no more either."""
-    end = time.monotonic() + 30
-    while any((stat := _stat(process)) and stat[0] != "Z" for process in processes):
-        if time.monotonic() > end:
-            raise RuntimeError("a killed server process does not end")
-        time.sleep(0.005)
-
-
-def _connected(url: str) -> psycopg.Connection[tuple[object, ...]]:
-    end = time.monotonic() + 60
-    while True:
-        try:
-            return psycopg.connect(url, autocommit=True)
-        except psycopg.OperationalError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.02)

@@ -6,8 +6,9 @@ They must not wait for each other: at any moment most of them are inside a trans
 import random
 import select
 import threading
+from collections import Counter
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import psycopg
@@ -66,32 +67,66 @@ class Writer:
         self.rows: Rows = {}
         self.ledger: list[Transaction] = []
         self.error: BaseException | None = None
+        # Errors that a fault may bring before `stop` is set: each ends a transaction, not the writer.
+        self.forgives: tuple[type[psycopg.Error], ...] = ()
+        self.failed: Counter[str] = Counter()
+        self.connection: Connection | None = None
         self._last_id = number * IDS_OF_A_WRITER
         self._stop = threading.Event()
 
     def work(self, url: str, ready: threading.Barrier, stop: threading.Event) -> None:
         """Run transactions until the server is gone. What goes wrong before `stop` is set is kept in `error`."""
         self._stop = stop
-        try:
-            with closing(psycopg.connect(url, autocommit=True)) as connection:
-                ready.wait(30)
-                while True:
-                    self.transact(connection)
-        except StoppedError:
-            pass
-        except psycopg.OperationalError as error:
-            if not stop.is_set():
+        is_new = True
+        while True:
+            try:
+                with closing(psycopg.connect(url, autocommit=True)) as connection:
+                    self.connection = connection
+                    if is_new:
+                        ready.wait(30)
+                        is_new = False
+                    while True:
+                        self._transact_or_fail(connection)
+            except StoppedError:
+                return
+            except psycopg.OperationalError as error:
+                if stop.is_set():
+                    return
+                if is_new or not isinstance(error, self.forgives):
+                    self.error = error
+                    return
+                self._note_failure(error)
+                if self.ledger and self.ledger[-1].state is State.COMMITTING:
+                    # Nobody but the server knows what it may go on with.
+                    return
+            except BaseException as error:
                 self.error = error
-        except BaseException as error:
-            self.error = error
-            ready.abort()
+                ready.abort()
+                return
+            finally:
+                self.connection = None
+
+    def _transact_or_fail(self, connection: Connection) -> None:
+        try:
+            self.transact(connection)
+        except self.forgives as error:
+            # A session that is ended during its commit does not tell how that ended.
+            if connection.closed or isinstance(error, psycopg.errors.AdminShutdown):
+                raise
+            self._note_failure(error)
+            self.ledger[-1].state = State.ROLLED_BACK
+            while connection.info.transaction_status is not psycopg.pq.TransactionStatus.IDLE:
+                with suppress(psycopg.errors.QueryCanceled):
+                    connection.execute("rollback")
+
+    def _note_failure(self, error: psycopg.Error) -> None:
+        self.failed[type(error).__name__] += 1
+        if self.ledger and self.ledger[-1].state is State.OPEN:
+            self.ledger[-1].state = State.ROLLED_BACK
 
     def transact(self, connection: Connection) -> None:
         """Run one transaction, and keep what it must leave."""
-        transaction = Transaction(f"{self.number}-{len(self.ledger)}", dict(self.rows))
-        self.ledger.append(transaction)
-        connection.execute("begin")
-        connection.execute("select audit.set_context(request_id => %s)", [transaction.request_id])
+        transaction = self.begin(connection)
         for _ in range(self.random.randint(2, 8)):
             self._think()
             if self.random.random() < 0.1:
@@ -103,6 +138,18 @@ class Writer:
             connection.execute("rollback")
             transaction.state = State.ROLLED_BACK
             return
+        self.commit(connection, transaction)
+
+    def begin(self, connection: Connection) -> Transaction:
+        """Begin a transaction, the next of the ledger."""
+        transaction = Transaction(f"{self.number}-{len(self.ledger)}", dict(self.rows))
+        self.ledger.append(transaction)
+        connection.execute("begin")
+        connection.execute("select audit.set_context(request_id => %s)", [transaction.request_id])
+        return transaction
+
+    def commit(self, connection: Connection, transaction: Transaction) -> None:
+        """Commit it: in doubt until there is an answer."""
         transaction.state = State.COMMITTING
         self._commit(connection)
         transaction.state = State.COMMITTED
@@ -122,9 +169,14 @@ class Writer:
         while connection.pgconn.is_busy():
             select.select([connection], [], [])
             connection.pgconn.consume_input()
+        results = []
         while result := connection.pgconn.get_result():
-            if result.status != psycopg.pq.ExecStatus.COMMAND_OK:
-                raise psycopg.OperationalError(result.get_error_message())
+            results.append(result)
+        # What comes after the answer is not about the commit.
+        if results[0].status != psycopg.pq.ExecStatus.COMMAND_OK:
+            code = (results[0].error_field(psycopg.pq.DiagnosticField.SQLSTATE) or b"").decode()
+            failure = psycopg.errors.lookup(code) if code else psycopg.OperationalError
+            raise failure(results[0].get_error_message())
 
     def _try(self, connection: Connection, transaction: Transaction) -> None:
         savepoint = transaction.savepoint()

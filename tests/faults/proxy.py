@@ -1,0 +1,57 @@
+"""A TCP proxy before the server, which cuts connections in the middle of whatever passes.
+
+It must not change a byte of what it hands on.
+"""
+
+import random
+import socket
+import threading
+from contextlib import suppress
+
+
+class Proxy:
+    """Listens on a free port of 127.0.0.1 and hands everything on to another port there."""
+
+    def __init__(self, port: int) -> None:
+        self._behind = port
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listening.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        """Take no more, and cut what there is."""
+        # Closing alone does not wake the thread that waits for connections.
+        with suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        self.cut(1.0, random.Random())
+
+    def cut(self, share: float, chance: random.Random) -> int:
+        """Cut this share of the connections on both sides; return how many."""
+        cut = 0
+        for pair in list(self._pairs):
+            if chance.random() < share:
+                self._pairs.remove(pair)
+                cut += 1
+                for side in pair:
+                    with suppress(OSError):
+                        side.shutdown(socket.SHUT_RDWR)
+        return cut
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listening.accept()
+                server = socket.create_connection(("127.0.0.1", self._behind))
+                self._pairs.append((client, server))
+                for source, target in ((client, server), (server, client)):
+                    threading.Thread(target=self._hand_on, args=(source, target), daemon=True).start()
+
+    def _hand_on(self, source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            # Short pieces, so that a cut comes within a message.
+            while piece := source.recv(512):
+                target.sendall(piece)
+        with suppress(OSError):
+            target.shutdown(socket.SHUT_WR)
