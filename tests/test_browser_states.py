@@ -22,7 +22,7 @@ from tests.browsing import Site, Visit, catalog_site, launched, troubled_site
 from tests.conftest import TestServer
 from tests.reading import add_changes, add_entry, add_key, add_session, key_for, today
 
-pytestmark = pytest.mark.xdist_group("browser")
+pytestmark = pytest.mark.xdist_group("browser_states")
 
 
 class State(NamedTuple):
