@@ -452,12 +452,11 @@ def memory_limited(scene: Scene) -> Iterator[Strike]:
                 export.kill()
         was_running = service.is_running
     scene.problems += asking.problems
-    left = [path.name for path in scene.folder.glob(f"*{output.name}*")]
     if code == 0:
-        problem = judge_file(output) if left == [output.name] else f"exit code 0, and files {left}"
+        problem = judge_file(output) if output.exists() else "exit code 0, and no file"
         scene.problems += [f"daybook export: {problem}"] if problem else []
-    elif left:
-        scene.problems.append(f"daybook export: exit code {code}, and files {left}")
+    elif output.exists():
+        scene.problems.append(f"daybook export: exit code {code}, and there is a file")
     output.unlink(missing_ok=True)
     said = "".join(f", {text[:100]!r}" for text in export.log.read_text().strip().splitlines()[-1:])
     export.log.unlink()
