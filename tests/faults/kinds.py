@@ -438,8 +438,10 @@ def memory_limited(scene: Scene) -> Iterator[Strike]:
                 # Between what fails at once and what an export needs beside others.
                 service.limit_memory(scene.chance.randrange(0, 24_000_000))
                 export.start()
-                # Not before it has begun to be Python, which would end as it wants to.
-                time.sleep(scene.chance.uniform(0.1, 1.5))
+                # Not while it is being imported: Python itself would end.
+                begun = f".{output.name}.*"
+                scene.eventually("it exports", lambda: any(scene.folder.glob(begun)) or not export.is_running)
+                time.sleep(scene.chance.uniform(0, 0.2))
                 with suppress(ProcessLookupError, IndexError):
                     export.limit_memory(scene.chance.randrange(0, 8_000_000))
                 scene.go_on(0.2, 0.5)
