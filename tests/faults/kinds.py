@@ -438,8 +438,10 @@ def memory_limited(scene: Scene) -> Iterator[Strike]:
                 # Between what fails at once and what an export needs beside others.
                 service.limit_memory(scene.chance.randrange(0, 24_000_000))
                 export.start()
-                # Not before it has begun to be Python, which would end as it wants to.
-                time.sleep(scene.chance.uniform(0.1, 1.5))
+                # Not while it is being imported: Python itself would end.
+                begun = f".{output.name}.*"
+                scene.eventually("it exports", lambda: any(scene.folder.glob(begun)) or not export.is_running)
+                time.sleep(scene.chance.uniform(0, 0.2))
                 with suppress(ProcessLookupError, IndexError):
                     export.limit_memory(scene.chance.randrange(0, 8_000_000))
                 scene.go_on(0.2, 0.5)
@@ -452,12 +454,11 @@ def memory_limited(scene: Scene) -> Iterator[Strike]:
                 export.kill()
         was_running = service.is_running
     scene.problems += asking.problems
-    left = [path.name for path in scene.folder.glob(f"*{output.name}*")]
     if code == 0:
-        problem = judge_file(output) if left == [output.name] else f"exit code 0, and files {left}"
+        problem = judge_file(output) if output.exists() else "exit code 0, and no file"
         scene.problems += [f"daybook export: {problem}"] if problem else []
-    elif left:
-        scene.problems.append(f"daybook export: exit code {code}, and files {left}")
+    elif output.exists():
+        scene.problems.append(f"daybook export: exit code {code}, and there is a file")
     output.unlink(missing_ok=True)
     said = "".join(f", {text[:100]!r}" for text in export.log.read_text().strip().splitlines()[-1:])
     export.log.unlink()
