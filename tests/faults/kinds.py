@@ -443,7 +443,7 @@ def memory_limited(scene: Scene) -> Iterator[Strike]:
                 scene.eventually("it exports", lambda: any(scene.folder.glob(begun)) or not export.is_running)
                 time.sleep(scene.chance.uniform(0, 0.2))
                 with suppress(ProcessLookupError, IndexError):
-                    export.limit_memory(scene.chance.randrange(0, 8_000_000))
+                    export.limit_memory(scene.chance.choice([0, 1_000_000, 8_000_000]))
                 scene.go_on(0.2, 0.5)
                 return "memory"
 
