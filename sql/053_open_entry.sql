@@ -64,6 +64,7 @@ create function audit.index_stretch(indexed_from timestamptz, indexed_to timesta
     security definer
     set search_path = pg_catalog, pg_temp
     set plan_cache_mode = 'force_custom_plan'
+    set jit = 'off'
     -- How many changed rows there are no estimate tells.
     set enable_nestloop = off
 as $function$

@@ -60,6 +60,7 @@ create function audit.close_day(day_name text)
     language plpgsql
     security definer
     set search_path = pg_catalog, pg_temp
+    set jit = 'off'
 as $function$
 declare
     day audit.day_partition;

@@ -43,6 +43,7 @@ create function audit.search(words text, since timestamptz, until timestamptz)
     set search_path = pg_catalog, pg_temp
     -- The plan must know the days.
     set plan_cache_mode = 'force_custom_plan'
+    set jit = 'off'
 as $function$
 declare
     -- Never an argument: what a reader may see is his transaction's alone.

@@ -37,14 +37,16 @@ MOST_EXPORTS_OF_ONE = 2
 LONGEST_PAUSE = 60
 
 # What a name means must not depend on who may create functions where the login looks for them. A generic plan locks and
-# plans every day partition; a custom one the few that the time bound leaves.
+# plans every day partition; a custom one the few that the time bound leaves. It runs once, and compiling it (JIT) would
+# take longer.
 BEGIN, COMMIT = "begin isolation level repeatable read read only", "commit"
 _BEGIN = """
 select set_config('role', 'audit_reader', true),
        set_config('search_path', 'pg_catalog, pg_temp', true),
        set_config('audit.reader_workspace', %(workspace_id)s, true),
        set_config('statement_timeout', %(milliseconds)s, true),
-       set_config('plan_cache_mode', 'force_custom_plan', true)
+       set_config('plan_cache_mode', 'force_custom_plan', true),
+       set_config('jit', 'off', true)
 """
 _ALONE = f"{_BEGIN.rstrip()}, set_config('transaction_read_only', 'on', true)"
 

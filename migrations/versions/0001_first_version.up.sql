@@ -843,6 +843,7 @@ create function audit.index_stretch(indexed_from timestamptz, indexed_to timesta
     security definer
     set search_path = pg_catalog, pg_temp
     set plan_cache_mode = 'force_custom_plan'
+    set jit = 'off'
     -- How many changed rows there are no estimate tells.
     set enable_nestloop = off
 as $function$
@@ -996,6 +997,8 @@ create function audit.advance_counts(at_least interval default '0')
     set search_path = pg_catalog, pg_temp
     -- Each call reads another stretch: only a plan made for it leaves the other days out.
     set plan_cache_mode = 'force_custom_plan'
+    -- A plan that runs once is compiled for longer than it runs: seconds, where the server has JIT.
+    set jit = 'off'
 as $function$
 declare
     state audit.watermark;
@@ -1166,6 +1169,7 @@ create function audit.close_day(day_name text)
     language plpgsql
     security definer
     set search_path = pg_catalog, pg_temp
+    set jit = 'off'
 as $function$
 declare
     day audit.day_partition;
@@ -5846,6 +5850,7 @@ create function audit.search(words text, since timestamptz, until timestamptz)
     set search_path = pg_catalog, pg_temp
     -- The plan must know the days.
     set plan_cache_mode = 'force_custom_plan'
+    set jit = 'off'
 as $function$
 declare
     -- Never an argument: what a reader may see is his transaction's alone.
