@@ -1,4 +1,6 @@
-"""One round of each kind of fault: the log equals what committed, seals verify, upkeep resumes; see `make faults`.
+"""One round of seven kinds of fault: the log equals what committed, seals verify, upkeep resumes.
+
+`make faults` has all ten: app and connection depend too much on how busy a machine is, memory on what it has.
 
 It must not time anything: which statements a fault meets is chance, what must hold afterwards is not.
 """
@@ -18,7 +20,7 @@ pytestmark = pytest.mark.skipif(
     not Path("/proc/self/stat").exists(), reason="processes are found in /proc, which is Linux's"
 )
 SEED = 1
-ALWAYS = ["server", "backend", "app", "upkeep", "sealing", "connection", "cancel", "memory"]
+ALWAYS = ["server", "backend", "upkeep", "sealing", "cancel"]
 
 
 def faults(version: int, *kinds: str) -> list[Round]:
@@ -53,7 +55,7 @@ def test_a_clock_that_steps_costs_no_entry(server_version: int) -> None:
 
 
 def test_each_kind_says_what_it_does_and_when_it_counts() -> None:
-    assert list(KINDS) == [*ALWAYS[:5], "disk", *ALWAYS[5:7], "clock", "memory"]
+    assert " ".join(KINDS) == "server backend app upkeep sealing disk connection cancel clock memory"
     assert all(kind.does and kind.counts.startswith("8 transactions were open") for kind in KINDS.values())
 
 

@@ -40,13 +40,20 @@ class Proxy:
         return cut
 
     def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
+        while True:
+            try:
                 client, _ = self._listening.accept()
+            except OSError:
+                return
+            try:
                 server = socket.create_connection(("127.0.0.1", self._behind))
-                self._pairs.append((client, server))
-                for source, target in ((client, server), (server, client)):
-                    threading.Thread(target=self._hand_on, args=(source, target), daemon=True).start()
+            except OSError:
+                # The server takes none now: whoever waits learns it, and others are taken.
+                client.close()
+                continue
+            self._pairs.append((client, server))
+            for source, target in ((client, server), (server, client)):
+                threading.Thread(target=self._hand_on, args=(source, target), daemon=True).start()
 
     def _hand_on(self, source: socket.socket, target: socket.socket) -> None:
         with suppress(OSError):
