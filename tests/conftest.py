@@ -96,8 +96,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--way",
         choices=("compiled", "fallback"),
-        help="carry out forms on shapes one way only: where both servers are tested, each takes one",
+        help="capture one way only, compiled or with stale functions: where both servers are tested, each takes one",
     )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.option.way:
+        asked = config.option.way
+        ways = {item: getattr(item, "callspec", None) for item in items}
+        left_out = [item for item, spec in ways.items() if spec and spec.params.get("way", asked) != asked]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
 
 
 def pytest_configure(config: pytest.Config) -> None:
