@@ -59,7 +59,7 @@ class Snapshot:
 
     def __init__(self, connection: Connection, beginning: Mapping[str, str] | None = None) -> None:
         self._connection = connection
-        self._before: list[Statement] = [] if beginning is None else [(BEGIN, {}), (_BEGIN, beginning)]
+        self._beginning = beginning
 
     async def ask(self, *statements: Statement, is_last: bool = False) -> list[list[Row]]:
         """The rows of each statement. All are sent before the first answer is waited for: one round trip.
@@ -67,11 +67,11 @@ class Snapshot:
         `is_last` ends the snapshot in the same one. Values stay parameters: the server shows the text of a statement
         to whoever may look, and nobody is to see there who asked for what.
         """
-        before, self._before = self._before, []
+        beginning, self._beginning = self._beginning, None
+        before: list[Statement] = [] if beginning is None else [(BEGIN, {}), (_BEGIN, beginning)]
         after: list[Statement] = [(COMMIT, {})] if is_last else []
-        if before and is_last and len(statements) == 1:
+        if beginning is not None and is_last and len(statements) == 1:
             # What goes in one message is one transaction, and one statement has one snapshot: two statements less.
-            [_, (_, beginning)] = before
             before, after = [(_ALONE, beginning)], []
         cursors = []
         async with self._connection.pipeline():

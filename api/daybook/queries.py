@@ -19,7 +19,7 @@ from . import counts
 from .credentials import Reader, Secret, Visitor
 from .database import Connection, Database, Row, Snapshot, Statement
 from .errors import InvalidPage, NotFound
-from .filters import ALL, NEWEST_FIRST, PAGE, STEP, Tail, are_counted, are_indexed, clauses, entries, within
+from .filters import ALL, NEWEST_FIRST, PAGE, STEP, WITHIN, Tail, are_counted, are_indexed, clauses, entries, within
 from .parameters import Listing, Page
 from .positions import Position
 
@@ -359,10 +359,20 @@ async def find_entries(database: Database, reader: Reader, listing: Listing) -> 
     return found
 
 
-async def _find_counted(snapshot: Snapshot, listing: Listing, columns: str) -> Found:
-    """A page whose place the counts tell: of all days only those are read that hold its entries."""
+def _number_of(page: Page, count: int, page_size: int) -> int:
+    """The number of a page of a list that has so many entries."""
+    return max(1, -(-count // page_size)) if page == "last" else page
+
+
+async def _find_counted(
+    snapshot: Snapshot, listing: Listing, columns: str, activity: counts.Activity | None = None
+) -> Found:
+    """A page whose place the counts tell: of all days only those are read that hold its entries.
+
+    `activity` is what they tell of the list, when it is known already.
+    """
     page, page_size = listing.page, listing.page_size
-    activity = await _activity(snapshot, listing)
+    activity = activity or await _activity(snapshot, listing)
     found = counts.stretches(listing.lower, listing.upper, activity)
     if not found:
         return Found(0, 1 if page == "last" else page, page_size, [])
@@ -376,7 +386,7 @@ async def _find_counted(snapshot: Snapshot, listing: Listing, columns: str) -> F
     [counted] = await snapshot.ask(counting)
     found = _with_counts(found, counted)
     count = sum(each.known for each in found)
-    number = max(1, -(-count // page_size)) if page == "last" else page
+    number = _number_of(page, count, page_size)
     offset = (number - 1) * page_size
     holding = counts.holding(found, offset)
     if holding is None:
@@ -426,7 +436,7 @@ async def _find_read(snapshot: Snapshot, listing: Listing, columns: str) -> Foun
     if listing.page == "last":
         # Only this page must know the count before its rows can be asked for.
         [[counted]] = await snapshot.ask(counting)
-        number = max(1, -(-counted["count"] // listing.page_size))
+        number = _number_of(listing.page, counted["count"], listing.page_size)
     else:
         number = listing.page
     window = whole._replace(offset=(number - 1) * listing.page_size)
@@ -439,17 +449,28 @@ async def _find_read(snapshot: Snapshot, listing: Listing, columns: str) -> Foun
 
 
 async def _find_by_words(snapshot: Snapshot, listing: Listing, columns: str) -> Found:
-    """A page of what a search finds: searched for once, then, in the days that the page names, the entries."""
+    """A page of what a search finds."""
+    found, _ = await _search(snapshot, listing, columns)
+    return found
+
+
+async def _search(
+    snapshot: Snapshot, listing: Listing, columns: str, hit: str = "id, created_at", more: str = ""
+) -> tuple[Found, Row]:
+    """A page of what a search finds: searched for once, then, in the days that the page names, the entries.
+
+    `more` is selected of all that was found, of which `hit` are the columns; the row has it.
+    """
     number, size = listing.page, listing.page_size
     values = {**listing.filters, "lower": listing.lower, "upper": listing.upper, "size": size}
     offset = "(select greatest(0, (count(*) - 1) / %(size)s) * %(size)s from hit)"
     if number != "last":
         offset, values["offset"] = "%(offset)s", (number - 1) * size
     searching = f"""
-        with hit as materialized ({entries("id, created_at", listing.filters)}),
+        with hit as materialized ({entries(hit, listing.filters)}),
         page as (select * from hit order by created_at desc, id desc limit %(size)s offset {offset})
         select (select count(*) from hit) as count, array(select id from page) as ids,
-               array(select created_at from page) as moments"""
+               array(select created_at from page) as moments{more}"""
     [[found]] = await snapshot.ask((searching, values))
     count, rows = found["count"], []
     if found["ids"]:
@@ -457,8 +478,8 @@ async def _find_by_words(snapshot: Snapshot, listing: Listing, columns: str) -> 
             select {columns} from audit.timeline
             where created_at = any(%(moments)s) and id = any(%(ids)s)
             order by created_at desc, id desc"""
-        [rows] = await snapshot.ask((selecting, found), is_last=True)
-    return Found(count, max(1, -(-count // size)) if number == "last" else number, size, rows)
+        [rows] = await snapshot.ask((selecting, {**listing.filters, **found}), is_last=True)
+    return Found(count, _number_of(number, count, size), size, rows), found
 
 
 @dataclass(frozen=True, slots=True)
@@ -827,6 +848,10 @@ async def find_timeline(
     async with _reading(database, reader) as snapshot:
         if are_counted(listing.filters):
             found, overview = await _find_with_overview(snapshot, reader, listing, columns)
+        elif "q" in listing.filters:
+            groups = _groups(f"(select {_OVERVIEW_COLUMNS} from hit)")
+            found, row = await _search(snapshot, listing, columns, "*", f", {groups}")
+            overview = _read_overview([row], is_whole=False)
         else:
             # What is found by reading is read once for both: the days add up to the count.
             reading = _Reading(listing.filters, await _indexed(snapshot, listing))
@@ -845,15 +870,21 @@ _OVERVIEW_COLUMNS = "(created_at at time zone 'UTC')::date as day, event, resour
 
 
 def _grouped(source: str, where: str = "true") -> str:
-    """The two groupings of an overview, each as JSON; `where` narrows that by day."""
+    """The SELECT of an overview of the entries of a SELECT; `where` narrows that by day."""
     return f"""
         with part (day, event, resource_type, entries) as materialized ({source})
-        select (select json_agg(json_build_array(day, event, n))
-                from (select day, event, sum(entries) from part where {where} group by 1, 2)
-                     as d (day, event, n)) as days,
-               (select json_agg(json_build_array(event, resource_type, n))
-                from (select event, resource_type, sum(entries) from part group by 1, 2)
-                     as k (event, resource_type, n)) as kinds"""
+        select {_groups("part", where)}"""
+
+
+def _groups(part: str, where: str = "true") -> str:
+    """The two groupings of an overview, each as JSON."""
+    return f"""
+        (select json_agg(json_build_array(day, event, n))
+         from (select day, event, sum(entries) from {part} as part where {where} group by 1, 2)
+              as d (day, event, n)) as days,
+        (select json_agg(json_build_array(event, resource_type, n))
+         from (select event, resource_type, sum(entries) from {part} as part group by 1, 2)
+              as k (event, resource_type, n)) as kinds"""
 
 
 def _read_overview(rows: Iterable[Row], *, is_whole: bool) -> Overview:
@@ -876,7 +907,7 @@ async def _find_with_overview(
     found = counts.stretches(listing.lower, listing.upper, activity)
     if listing.page != 1 or not found:
         [[live]] = await snapshot.ask(since)
-        page = await _find_counted(snapshot, listing, columns)
+        page = await _find_counted(snapshot, listing, columns, activity)
     else:
         reading = _Reading(listing.filters, activity.indexed)
         selecting = reading.select(columns, counts.newest(found, listing.page_size), listing.page_size)
@@ -913,30 +944,18 @@ def _overview_since(reader: Reader, listing: Listing, counted_until: datetime | 
     lower = max(counted_until or values["first"], values["first"])
     live = f"""
         select {_OVERVIEW_COLUMNS} from audit.timeline
-        where created_at >= %(lower)s and created_at < %(upper)s and {where}"""
+        where {WITHIN} and {where}"""
     return _grouped(live, by_day), {**values, "lower": lower, "upper": reader.horizon}
 
 
 async def _find_known(snapshot: Snapshot, listing: Listing, reading: _Reading, columns: str, count: int) -> Found:
     """A page that is found by reading, whose list is known to have so many entries."""
-    number = max(1, -(-count // listing.page_size)) if listing.page == "last" else listing.page
+    number = _number_of(listing.page, count, listing.page_size)
     offset = (number - 1) * listing.page_size
     if offset >= count:
         return Found(count, number, listing.page_size, [])
     window = counts.Window(listing.lower, listing.upper, offset)
-    if "q" not in listing.filters:
-        [rows] = await snapshot.ask(reading.select(columns, window, listing.page_size))
-        return Found(count, number, listing.page_size, rows)
-    [hits] = await snapshot.ask(reading.select("id, created_at", window, listing.page_size))
-    values = {
-        "ids": [row["id"] for row in hits],
-        "moments": [row["created_at"] for row in hits],
-        "named": listing.filters["named"],
-    }
-    selecting = f"""
-        select {columns} from audit.timeline where created_at = any(%(moments)s) and id = any(%(ids)s)
-        order by created_at desc, id desc"""
-    [rows] = await snapshot.ask((selecting, values))
+    [rows] = await snapshot.ask(reading.select(columns, window, listing.page_size), is_last=True)
     return Found(count, number, listing.page_size, rows)
 
 
@@ -968,17 +987,16 @@ async def find_history(
     }
     told = "id, created_at, event, operation, table_schema, table_name"
     subject = "context -> 'subject' ->> 'name' as subject_name, context -> 'subject' ->> 'id' as subject_id"
-    within = "created_at >= %(lower)s and created_at < %(upper)s"
     steps = f"""
         select {told}, resource_name, row_key, subject_name, subject_id, {ROW_VALUES}
         from (
             select {told}, {subject}, resource_name, row_key, before, after from audit.timeline
-            where resource_id = %(resource_id)s and resource_type = %(resource_type)s and {within}
+            where resource_id = %(resource_id)s and resource_type = %(resource_type)s and {WITHIN}
               and row_count = 1 and operation in ('INSERT', 'UPDATE', 'DELETE')
             union all
             select {", ".join(f"e.{column}" for column in told.split(", "))}, null, null, c.resource_name, c.row_key,
                    c.before, c.after
-            from (select * from audit.timeline_change where resource_id = %(resource_id)s and {within}) as c
+            from (select * from audit.timeline_change where resource_id = %(resource_id)s and {WITHIN}) as c
             cross join lateral (
                 select * from audit.timeline t where t.created_at = c.created_at and t.id = c.entry_id
                   and t.resource_type = %(resource_type)s offset 0) as e
@@ -988,7 +1006,7 @@ async def find_history(
     emptied = f"""
         select created_at, table_schema, table_name from audit.timeline
         where event in ('resource_deleted', 'permission_revoked', 'role_unassigned')
-          and operation = 'TRUNCATE' and resource_type = %(resource_type)s and {within}"""
+          and operation = 'TRUNCATE' and resource_type = %(resource_type)s and {WITHIN}"""
     async with _reading(database, reader) as snapshot:
         [found, truncations] = await snapshot.ask((steps, values), (emptied, values), is_last=True)
     return History(found[MOST_STEPS - 1 :: -1], truncations, len(found) > MOST_STEPS)
