@@ -8,13 +8,11 @@ what was written before is sealed take turns. It must not assert anything.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
@@ -28,7 +26,7 @@ from daybook.upkeep import maintain
 
 from .read.contents import CHANGE_COLUMNS, ENTRY_COLUMNS
 from .read.generate import Log, prepare_folder, ready
-from .servers import cpu_time, started
+from .servers import cpu_time, processes, started
 
 WRITERS = 2
 SCHEMA = """
@@ -205,7 +203,7 @@ def report_writers(version: int | None, number: int, seconds: float) -> None:
 
         sealed: list[int] = []
         kinds = [Kind("nobody seals", lambda: None), Kind("sealing", seal_now)]
-        with writers(cluster.url()) as pipes:
+        with processes(write, cluster.url(), WRITERS) as pipes:
             for turn in range(number + 1):
                 for kind in kinds if turn % 2 else reversed(kinds):
                     window = measure(pipes, kind.act, seconds)
@@ -229,24 +227,6 @@ def measure(pipes: list[Pipe], act: Callable[[], object], seconds: float) -> Win
     act()
     found = [pipe.recv() for pipe in pipes]
     return Window(sum(writes for writes, _ in found), sum(cpu for _, cpu in found))
-
-
-@contextmanager
-def writers(url: str) -> Iterator[list[Pipe]]:
-    """Processes that write until the moment they are sent and answer with transactions and CPU time; None ends them."""
-    context = multiprocessing.get_context("spawn")
-    pipes = []
-    for _ in range(WRITERS):
-        ours, theirs = context.Pipe()
-        context.Process(target=write, args=(url, theirs), daemon=True).start()
-        pipes.append(ours)
-    for pipe in pipes:
-        pipe.recv()
-    try:
-        yield pipes
-    finally:
-        for pipe in pipes:
-            pipe.send(None)
 
 
 def write(url: str, pipe: Pipe) -> None:

@@ -5,9 +5,11 @@ It must not measure anything by itself.
 
 from __future__ import annotations
 
+import multiprocessing
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,24 @@ def started(
             if migrated:
                 migrate(cluster.url())
             yield cluster
+
+
+@contextmanager
+def processes(target: Callable[[str, Pipe], None], url: str, number: int) -> Iterator[list[Pipe]]:
+    """So many processes, each with a pipe, once each has sent that it is ready. None, sent to it, ends it."""
+    context = multiprocessing.get_context("spawn")
+    pipes = []
+    for _ in range(number):
+        ours, theirs = context.Pipe()
+        context.Process(target=target, args=(url, theirs), daemon=True).start()
+        pipes.append(ours)
+    for pipe in pipes:
+        pipe.recv()
+    try:
+        yield pipes
+    finally:
+        for pipe in pipes:
+            pipe.send(None)
 
 
 def cpu_time(connection: Connection) -> int:

@@ -8,10 +8,8 @@ long at least, since the longest of more writes is longer. It must not assert an
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection as Pipe
 from statistics import median, quantiles
@@ -20,7 +18,7 @@ import psycopg
 
 from daybook.upkeep import maintain
 
-from .servers import Connection, started
+from .servers import Connection, processes, started
 
 WRITERS = 8
 TODAY = "audit.utc_day(clock_timestamp())"
@@ -92,7 +90,7 @@ def main() -> None:
             Act("a filled …_beyond is split, 30 days are made", lambda db: fill_beyond(db, options.entries)),
         ]
         upkeep = by_function if options.function else by_command
-        with writers(cluster.url()) as pipes:
+        with processes(write, cluster.url(), WRITERS) as pipes:
             for number in range(options.rounds + 1):
                 for act in acts:
                     act.set_up(connection)
@@ -194,24 +192,6 @@ def measure(pipes: list[Pipe], run: Callable[[], None], seconds: float) -> Windo
         pipe.send(False)
     waits = [1000 * wait for pipe in pipes for wait in pipe.recv()]
     return Window(max(waits), quantiles(waits, n=100)[98], len(waits), 1000 * took)
-
-
-@contextmanager
-def writers(url: str) -> Iterator[list[Pipe]]:
-    """Processes that write while they are told to, each with a pipe that gives what its writes took, in seconds."""
-    context = multiprocessing.get_context("spawn")
-    pipes = []
-    for _ in range(WRITERS):
-        ours, theirs = context.Pipe()
-        context.Process(target=write, args=(url, theirs), daemon=True).start()
-        pipes.append(ours)
-    for pipe in pipes:
-        pipe.recv()
-    try:
-        yield pipes
-    finally:
-        for pipe in pipes:
-            pipe.send(None)
 
 
 def write(url: str, pipe: Pipe) -> None:

@@ -124,10 +124,9 @@ begin
     tracked.max_value_bytes := least(tracked.max_value_bytes, 120000000 / greatest(cardinality(row_columns), 1));
     select jsonb_agg(jsonb_build_object(
         'name', a.name,
-        'changed', case
-            when a.collation_oid is not null and audit.equality_is_identity(audit.base_type(a.type_oid), a.collation_oid)
-                then format('audit_o.%1$I is distinct from audit_n.%1$I', a.name)
-            else format('record_image_ne(row(audit_o.%1$I), row(audit_n.%1$I))', a.name) end,
+        'is_image', e.is_image,
+        'changed', case when e.is_image then format('record_image_ne(row(audit_o.%1$I), row(audit_n.%1$I))', a.name)
+                        else format('audit_o.%1$I is distinct from audit_n.%1$I', a.name) end,
         'before', case
             when a.name = any(tracked.redacted_columns) then '''{"redacted": true}''::jsonb'
             else audit.value_sql(format('audit_o.%I', a.name), a.type_oid, tracked.max_value_bytes) end,
@@ -137,6 +136,10 @@ begin
         order by a.position)
     into columns
     from unnest(row_columns) with ordinality a(name, type_oid, collation_oid, position)
+    -- Its collation is null when it is not known.
+    cross join lateral (
+        select not coalesce(a.collation_oid is not null and audit.equality_is_identity(audit.base_type(a.type_oid), a.collation_oid), false)
+            as is_image) e
     where a.name <> all(tracked.excluded_columns)
       and a.name <> all(secret);
 

@@ -84,7 +84,7 @@ begin atomic
     -- One expression for all that have an equality of their own. The others are compared as one row first: forming a row for
     -- each of them is what costs.
     with own as (
-        select e.c ->> 'changed' as changed, e.c ->> 'name' as name, e.p, e.c ->> 'changed' like 'record\_image\_ne(%' as is_image
+        select e.c ->> 'changed' as changed, e.c ->> 'name' as name, e.p, (e.c -> 'is_image')::boolean as is_image
         from jsonb_array_elements(columns) with ordinality e(c, p)
     )
     select format('audit_changed := array_remove(array[%s]::integer[], null);',
@@ -405,16 +405,13 @@ begin
     -- Planned each time: the plan that fitted one row would take minutes for many.
     if tg_op = 'UPDATE' then
         execute audit.changed_columns_sql(audit_pieces) into audit_columns;
-        if cardinality(audit_columns) = 0 then
-            perform set_config('work_mem', audit_settings[1], true), set_config('enable_mergejoin', audit_settings[2], true),
-                    set_config('jit', audit_settings[3], true);
-            return null;
-        end if;
     end if;
-    audit_actor := audit.read_actor_context();%5$s
-    audit_moment := audit.write_moment();
-    execute audit.bulk_sql(audit_pieces, tg_op, audit_columns)
-    using audit_moment, audit_actor, %1$s, %2$s;
+    if tg_op <> 'UPDATE' or cardinality(audit_columns) > 0 then
+        audit_actor := audit.read_actor_context();%5$s
+        audit_moment := audit.write_moment();
+        execute audit.bulk_sql(audit_pieces, tg_op, audit_columns)
+        using audit_moment, audit_actor, %1$s, %2$s;
+    end if;
     perform set_config('work_mem', audit_settings[1], true), set_config('enable_mergejoin', audit_settings[2], true),
             set_config('jit', audit_settings[3], true);
     return null;

@@ -3094,10 +3094,9 @@ begin
     tracked.max_value_bytes := least(tracked.max_value_bytes, 120000000 / greatest(cardinality(row_columns), 1));
     select jsonb_agg(jsonb_build_object(
         'name', a.name,
-        'changed', case
-            when a.collation_oid is not null and audit.equality_is_identity(audit.base_type(a.type_oid), a.collation_oid)
-                then format('audit_o.%1$I is distinct from audit_n.%1$I', a.name)
-            else format('record_image_ne(row(audit_o.%1$I), row(audit_n.%1$I))', a.name) end,
+        'is_image', e.is_image,
+        'changed', case when e.is_image then format('record_image_ne(row(audit_o.%1$I), row(audit_n.%1$I))', a.name)
+                        else format('audit_o.%1$I is distinct from audit_n.%1$I', a.name) end,
         'before', case
             when a.name = any(tracked.redacted_columns) then '''{"redacted": true}''::jsonb'
             else audit.value_sql(format('audit_o.%I', a.name), a.type_oid, tracked.max_value_bytes) end,
@@ -3107,6 +3106,10 @@ begin
         order by a.position)
     into columns
     from unnest(row_columns) with ordinality a(name, type_oid, collation_oid, position)
+    -- Its collation is null when it is not known.
+    cross join lateral (
+        select not coalesce(a.collation_oid is not null and audit.equality_is_identity(audit.base_type(a.type_oid), a.collation_oid), false)
+            as is_image) e
     where a.name <> all(tracked.excluded_columns)
       and a.name <> all(secret);
 
@@ -3417,7 +3420,7 @@ begin atomic
     -- One expression for all that have an equality of their own. The others are compared as one row first: forming a row for
     -- each of them is what costs.
     with own as (
-        select e.c ->> 'changed' as changed, e.c ->> 'name' as name, e.p, e.c ->> 'changed' like 'record\_image\_ne(%' as is_image
+        select e.c ->> 'changed' as changed, e.c ->> 'name' as name, e.p, (e.c -> 'is_image')::boolean as is_image
         from jsonb_array_elements(columns) with ordinality e(c, p)
     )
     select format('audit_changed := array_remove(array[%s]::integer[], null);',
@@ -3738,16 +3741,13 @@ begin
     -- Planned each time: the plan that fitted one row would take minutes for many.
     if tg_op = 'UPDATE' then
         execute audit.changed_columns_sql(audit_pieces) into audit_columns;
-        if cardinality(audit_columns) = 0 then
-            perform set_config('work_mem', audit_settings[1], true), set_config('enable_mergejoin', audit_settings[2], true),
-                    set_config('jit', audit_settings[3], true);
-            return null;
-        end if;
     end if;
-    audit_actor := audit.read_actor_context();%5$s
-    audit_moment := audit.write_moment();
-    execute audit.bulk_sql(audit_pieces, tg_op, audit_columns)
-    using audit_moment, audit_actor, %1$s, %2$s;
+    if tg_op <> 'UPDATE' or cardinality(audit_columns) > 0 then
+        audit_actor := audit.read_actor_context();%5$s
+        audit_moment := audit.write_moment();
+        execute audit.bulk_sql(audit_pieces, tg_op, audit_columns)
+        using audit_moment, audit_actor, %1$s, %2$s;
+    end if;
     perform set_config('work_mem', audit_settings[1], true), set_config('enable_mergejoin', audit_settings[2], true),
             set_config('jit', audit_settings[3], true);
     return null;
