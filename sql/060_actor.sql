@@ -56,7 +56,7 @@ create type audit.actor_context as (
 comment on type audit.actor_context is 'Who acts and in what context, as an entry stores it.';
 
 -- The one place that judges what the application set. It never raises: a bad value is kept, cut, under context.invalid.
-create function audit.judge_actor_context()
+create function audit.read_actor_context()
     returns audit.actor_context
     language plpgsql
     stable
@@ -78,10 +78,11 @@ declare
     metadata jsonb;
     invalid jsonb;
     context jsonb;
-    given text;
+    given constant text := concat(actor_id, actor_name, actor_type, request_id, reason, ip, user_agent, metadata_text);
 begin
-    given := concat(actor_id, actor_name, actor_type, request_id, reason, ip, user_agent, metadata_text);
-    if given <> '' then
+    if given = '' then
+        return row('system'::text, 'system'::text, 'system'::text, null::text, null::jsonb);
+    else
         -- Connection options can carry bytes that are no text: stored, they would fail every later reader. Nothing is written
         -- in here, so it takes no subtransaction id.
         begin
@@ -170,63 +171,61 @@ begin
     return row(actor_type, actor_id, actor_name, request_id, context);
 end
 $function$;
-comment on function audit.judge_actor_context() is
+comment on function audit.read_actor_context() is
     'What the application named in this transaction, judged: malformed or too long values stand, cut, under context.invalid.';
 
--- What nearly every transaction names needs no judging, and is read by one expression: a function of many statements costs each
--- transaction the start of each of them. These bodies are inlined, so none may use a subquery.
-create function audit.actor_is_plain()
+-- What most transactions name needs no judging: a compiled function sees that by one look, and writes the settings as they are.
+-- These bodies are inlined, so none may use a subquery.
+create function audit.given_actor()
+    returns text
+    language sql
+    stable
+return concat(current_setting('audit.actor_id', true), e'\n', current_setting('audit.actor_name', true), e'\n',
+              current_setting('audit.actor_type', true), e'\n', current_setting('audit.request_id', true), e'\n',
+              current_setting('audit.ip', true), e'\n', current_setting('audit.reason', true), e'\n',
+              current_setting('audit.user_agent', true), e'\n', current_setting('audit.metadata', true));
+comment on function audit.given_actor() is
+    'The settings that name the actor and the context, a line each, for audit.actor_is_plain and audit.has_context.';
+
+create function audit.actor_is_plain(given text)
     returns boolean
     language sql
     stable
-return concat(current_setting('audit.actor_id', true), current_setting('audit.actor_name', true),
-              current_setting('audit.request_id', true), current_setting('audit.reason', true),
-              current_setting('audit.ip', true), current_setting('audit.user_agent', true)) !~ '[^ -~]'
+return given ~ e'^[!-~]([ -~]*[!-~])?\n([!-~]([ -~]*[!-~])?)?\n(user|service)?\n[ -~]*\n([0-9]{1,3}([.][0-9]{1,3}){3})?\n[ -~]*\n[ -~]*\n$'
     -- Bytes that are no text can read as ASCII, two for one character.
-    and length(concat(current_setting('audit.actor_id', true), current_setting('audit.actor_name', true),
-                      current_setting('audit.request_id', true), current_setting('audit.reason', true),
-                      current_setting('audit.ip', true), current_setting('audit.user_agent', true)))
-      = octet_length(concat(current_setting('audit.actor_id', true), current_setting('audit.actor_name', true),
-                            current_setting('audit.request_id', true), current_setting('audit.reason', true),
-                            current_setting('audit.ip', true), current_setting('audit.user_agent', true)))
+    and octet_length(given) = length(given)
+    -- Nobody is called what no user did.
+    and strpos(given, 'system') = 0
     -- Together no longer than the shortest of their limits.
-    and octet_length(concat(current_setting('audit.actor_id', true), current_setting('audit.actor_name', true),
-                            current_setting('audit.request_id', true))) <= 200
-    and octet_length(concat(current_setting('audit.reason', true), current_setting('audit.user_agent', true))) <= 1000
-    and coalesce(btrim(current_setting('audit.actor_id', true)), '') not in ('', 'system')
-    and (coalesce(current_setting('audit.actor_name', true), '') = ''
-         or btrim(current_setting('audit.actor_name', true)) not in ('', 'system'))
-    and coalesce(current_setting('audit.actor_type', true), '') in ('', 'user', 'service')
-    and coalesce(current_setting('audit.metadata', true), '') = ''
-    and coalesce(current_setting('audit.ip', true), '') ~ '^([0-9]{1,3}([.][0-9]{1,3}){3})?$';
-comment on function audit.actor_is_plain() is
-    'Whether an actor is named, and with nothing that audit.judge_actor_context() would cut, refuse or have to read: plain ASCII, short, no metadata, an address of version 4 or none.';
+    and octet_length(given) <= 1000
+    and octet_length(concat(current_setting('audit.actor_id', true), current_setting('audit.request_id', true))) <= 200;
+comment on function audit.actor_is_plain(text) is
+    'Whether audit.given_actor() names an actor, and nothing that audit.read_actor_context() would cut, refuse or have to read: plain ASCII, short, no metadata, an address of version 4 or none.';
 
-create function audit.plain_actor_context()
-    returns audit.actor_context
+create function audit.has_context(given text)
+    returns boolean
+    language sql
+    immutable
+    parallel safe
+return right(given, 4) <> e'\n\n\n\n';
+comment on function audit.has_context(text) is 'Whether audit.given_actor() names anything for an entry''s context.';
+
+create function audit.plain_actor_type()
+    returns text
     language sql
     stable
-return row(
-    coalesce(nullif(current_setting('audit.actor_type', true), ''), 'user'),
-    btrim(current_setting('audit.actor_id', true)),
-    coalesce(nullif(current_setting('audit.actor_name', true), ''), btrim(current_setting('audit.actor_id', true))),
-    nullif(current_setting('audit.request_id', true), ''),
-    case when concat(current_setting('audit.reason', true), current_setting('audit.ip', true),
-                     current_setting('audit.user_agent', true)) <> ''
-        then jsonb_strip_nulls(jsonb_build_object(
-            'reason', nullif(current_setting('audit.reason', true), ''),
-            'ip', nullif(current_setting('audit.ip', true), ''),
-            'user_agent', nullif(current_setting('audit.user_agent', true), ''))) end)::audit.actor_context;
-comment on function audit.plain_actor_context() is
-    'What audit.judge_actor_context() returns where audit.actor_is_plain(), for less.';
+return coalesce(nullif(current_setting('audit.actor_type', true), ''), 'user');
+comment on function audit.plain_actor_type() is 'The type of an actor that audit.actor_is_plain().';
 
-create function audit.read_actor_context()
-    returns audit.actor_context
+create function audit.plain_context()
+    returns jsonb
     language sql
     stable
-return case when audit.actor_is_plain() then audit.plain_actor_context() else audit.judge_actor_context() end;
-comment on function audit.read_actor_context() is
-    'What the application named in this transaction, as an entry stores it: malformed or too long values stand, cut, under context.invalid.';
+return jsonb_strip_nulls(jsonb_build_object(
+    'reason', nullif(current_setting('audit.reason', true), ''),
+    'ip', nullif(current_setting('audit.ip', true), ''),
+    'user_agent', nullif(current_setting('audit.user_agent', true), '')));
+comment on function audit.plain_context() is 'The context beside an actor that audit.actor_is_plain(), where audit.has_context().';
 
 create function audit.write_instant()
     returns bigint

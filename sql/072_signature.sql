@@ -128,7 +128,7 @@ begin
 end
 $function$;
 comment on function audit.signature_problem(text) is
-    'What is wrong with this transaction''s actor where a signed one is demanded, given its type as audit.read_actor_context judged it (setting audit.signature: key id, end in seconds since 1970, HMAC-SHA256; docs/signed-actors.md). Null: nothing.';
+    'What is wrong with this transaction''s actor where a signed one is demanded, given its type as audit.read_actor_context judges it (setting audit.signature: key id, end in seconds since 1970, HMAC-SHA256; docs/signed-actors.md). Null: nothing.';
 
 create function audit.refuse_unsigned_actor(actor_type text, place text)
     returns void
@@ -157,8 +157,8 @@ create function audit.signed_actor_sql(signed_actor boolean)
     stable
 begin atomic
     select case when signed_actor or exists (select from audit.signing_login) then format($sql$
-    if %saudit.signature_problem(audit_actor.actor_type) is not null then
-        perform audit.refuse_unsigned_actor(audit_actor.actor_type, format('%%I.%%I', tg_table_schema, tg_table_name));
+    if %saudit.signature_problem(coalesce(audit_actor.actor_type, audit.plain_actor_type())) is not null then
+        perform audit.refuse_unsigned_actor(coalesce(audit_actor.actor_type, audit.plain_actor_type()), format('%%I.%%I', tg_table_schema, tg_table_name));
     end if;$sql$,
         case when signed_actor then ''
              else format('session_user = any(%L::name[]) and ', array(select login from audit.signing_login order by login)) end)

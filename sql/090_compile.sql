@@ -113,8 +113,8 @@ declare
 begin
     if first = last then
         return format($sql$
-                audit_before := audit_before || jsonb_build_object(%1$L, %2$s);
-                audit_after := audit_after || jsonb_build_object(%1$L, %3$s);$sql$,
+                audit_before := coalesce(audit_before, '{}') || jsonb_build_object(%1$L, %2$s);
+                audit_after := coalesce(audit_after, '{}') || jsonb_build_object(%1$L, %3$s);$sql$,
             columns -> first - 1 ->> 'name', columns -> first - 1 ->> 'before', columns -> first - 1 ->> 'after');
     end if;
     return format($sql$
@@ -143,28 +143,23 @@ declare
     after_sql text := 'null';
 begin
     if operation <> 'INSERT' then
-        code := code || $sql$
-            select * into audit_o from audit_old_rows;$sql$;
         before_sql := audit.object_sql(columns, 'before');
     end if;
     if operation <> 'DELETE' then
-        code := code || $sql$
-            select * into audit_n from audit_new_rows;$sql$;
         after_sql := audit.object_sql(columns, 'after');
     end if;
     if operation = 'UPDATE' and columns = '[]' then
         return $sql$
             return null;$sql$;
     elsif operation = 'UPDATE' then
-        code := code || format($sql$
+        code := format($sql$
+            select * into audit_o from audit_old_rows;
             %s
             if audit_changed = '{}' then
                 return null;
             end if;$sql$, audit.changed_columns_of_row_sql(columns));
         if has_key then
             code := code || format($sql$
-            audit_before := '{}';
-            audit_after := '{}';
             foreach audit_place in array audit_changed loop%s
             end loop;$sql$, audit.changed_values_sql(columns, 1, jsonb_array_length(columns)));
             before_sql := 'audit_before';
@@ -172,7 +167,13 @@ begin
         end if;
     end if;
     return code || format($sql$
-            audit_actor := audit.read_actor_context();%1$s
+            audit_given := audit.given_actor();
+            if not audit.actor_is_plain(audit_given) then
+                audit_actor := audit.read_actor_context();
+                audit_context := audit_actor.context;
+            elsif audit.has_context(audit_given) then
+                audit_context := audit.plain_context();
+            end if;%1$s
             audit_instant := audit.write_instant();
             insert into audit.entry (
                 id, created_at, workspace_id, event, operation, table_schema, table_name, resource_type, resource_id,
@@ -181,22 +182,25 @@ begin
             values (
                 audit.new_entry_id_at(audit_instant), audit.moment_at(audit_instant), %2$s, %3$s, %4$L, %5$s, %6$s,
                 %7$s, %8$s, %9$s, nullif((%10$s) collate "C", (%8$s) collate "C"),
-                audit_actor.actor_type, audit_actor.actor_id, audit_actor.actor_name, 1, %11$s, %12$s,
-                audit_actor.request_id, %13$s, session_user, pg_current_xact_id());
+                coalesce(audit_actor.actor_type, audit.plain_actor_type()), coalesce(audit_actor.actor_id, current_setting('audit.actor_id')),
+                coalesce(audit_actor.actor_name, nullif(current_setting('audit.actor_name', true), ''), current_setting('audit.actor_id')),
+                1, %11$s, %12$s,
+                case when audit_actor.actor_id is null then nullif(current_setting('audit.request_id', true), '') else audit_actor.request_id end,
+                %13$s, session_user, pg_current_xact_id());
             return null;$sql$,
         actor_check, side ->> 'workspace', audit.row_event_sql(pieces, operation, null), operation, table_schema, table_name,
         side ->> 'resource_type', side ->> 'resource_id', side ->> 'resource_name',
         case when operation = 'INSERT' then pieces -> 'new' ->> 'row_key' else pieces -> 'old' ->> 'row_key' end,
         before_sql, after_sql,
-        case when side ->> 'subject_id' = 'null::text' then 'audit_actor.context'
-             else format($sql$case when %1$s is null then audit_actor.context
-                     else coalesce(audit_actor.context, '{}')
+        case when side ->> 'subject_id' = 'null::text' then 'audit_context'
+             else format($sql$case when %1$s is null then audit_context
+                     else coalesce(audit_context, '{}')
                          || jsonb_build_object('subject', jsonb_build_object('id', %1$s, 'name', %2$s)) end$sql$,
                          side ->> 'subject_id', side ->> 'subject_name') end);
 end
 $function$;
 comment on function audit.single_row_sql(jsonb, text, text, text, text) is
-    'The code of a compiled function that reads one changed row from its transition tables and writes its entry.';
+    'The code of a compiled function that writes the entry of one changed row, whose new values (of a DELETE the old ones) it has read.';
 
 create function audit.table_has_shape(relation oid, shape text)
     returns boolean
@@ -216,6 +220,116 @@ $function$;
 comment on function audit.table_has_shape(oid, text) is
     'Whether a table has a fingerprint. For a compiled function''s query of its transition table, and for nothing else.';
 
+create function audit.needed_settings(tracked audit.tracked_table, relation oid)
+    returns text[]
+    language sql
+    stable
+begin atomic
+    -- What stands in a capture function stands in every entry it writes: a setting more is a microsecond more for each row. The
+    -- log's policies hold, and how a value is written must not depend on who writes it: but most types are written in one way.
+    select array['row_security = on'] || case
+        -- The parent of a lookup has columns of its own, and its owner functions that must not be called when a query is planned.
+        when bool_or(not t.is_fixed and (t.oid <> 'timestamptz'::regtype or t.is_read_as_text))
+             or concat(tracked.resource_name_column, tracked.workspace_column, tracked.subject_column, tracked.resource_type_column) like '%.%'
+        then array['timezone = UTC', 'datestyle = ISO, YMD', 'intervalstyle = postgres', 'extra_float_digits = 1', 'bytea_output = hex',
+                   'constraint_exclusion = off', 'jit = off']
+        when bool_or(t.oid = 'timestamptz'::regtype) then array['timezone = UTC']
+        else '{}' end
+    from (
+        select b.oid, a.attname, b.is_fixed or b.oid in ('date'::regtype, 'timestamp'::regtype) and not r.is_read_as_text as is_fixed,
+               r.is_read_as_text
+        from pg_catalog.pg_attribute a
+        cross join lateral (
+            select e.oid, e.typtype = 'e'
+                or e.oid in ('boolean'::regtype, 'smallint'::regtype, 'integer'::regtype, 'bigint'::regtype, 'numeric'::regtype,
+                             'text'::regtype, 'varchar'::regtype, 'bpchar'::regtype, 'name'::regtype, 'uuid'::regtype,
+                             'json'::regtype, 'jsonb'::regtype, 'oid'::regtype) as is_fixed
+            from pg_catalog.pg_type b
+            join pg_catalog.pg_type e on e.oid = case when b.typcategory = 'A' and b.typelem <> 0 then b.typelem else b.oid end
+            where b.oid = audit.base_type(a.atttypid)) b
+        cross join lateral (
+            select a.attname = any(array[tracked.resource_name_column, tracked.workspace_column, tracked.subject_column,
+                                         tracked.resource_type_column]
+                                   || tracked.resource_id_columns || audit.primary_key_columns(relation)) as is_read_as_text) r
+        where a.attrelid = relation and a.attnum > 0 and not a.attisdropped) t;
+end;
+comment on function audit.needed_settings(audit.tracked_table, oid) is
+    'What a capture function sets for itself beside its search_path: name = value each. Less than all of audit.take_settings(), which those statements set that hold any number of rows, or read a table altered behind a stale function.';
+
+create function audit.take_settings()
+    returns text[]
+    language plpgsql
+    volatile
+    set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    -- How values are written; that no function of a table's owner is called when a query is planned; and how many rows are paired,
+    -- which is most of what they cost: hashed in memory, not sorted on disk. Compiling a plan that runs once takes longer than
+    -- running it.
+    wanted constant text[] := array[
+        'timezone', 'UTC', 'datestyle', 'ISO, YMD', 'intervalstyle', 'postgres', 'extra_float_digits', '1', 'bytea_output', 'hex',
+        'constraint_exclusion', 'off', 'enable_hashjoin', 'on', 'enable_mergejoin', 'off', 'jit', 'off', 'work_mem', '16MB'];
+    known text;
+    changed text[] := '{}';
+begin
+    for place in 1 .. cardinality(wanted) by 2 loop
+        known := current_setting(wanted[place]);
+        if known <> wanted[place + 1] and (wanted[place] <> 'work_mem' or pg_size_bytes(known) < 16777216) then
+            changed := changed || array[wanted[place], known];
+            perform set_config(wanted[place], wanted[place + 1], true);
+        end if;
+    end loop;
+    return changed;
+end
+$function$;
+comment on function audit.take_settings() is
+    'Sets for the transaction what a capture statement over any number of rows needs. Returns what it changed, for audit.give_settings_back; an error puts it back by itself.';
+
+create function audit.give_settings_back(changed text[])
+    returns void
+    language plpgsql
+    volatile
+    set search_path = pg_catalog, pg_temp
+as $function$
+begin
+    for place in 1 .. cardinality(changed) by 2 loop
+        perform set_config(changed[place], changed[place + 1], true);
+    end loop;
+end
+$function$;
+comment on function audit.give_settings_back(text[]) is 'Puts back what audit.take_settings() changed.';
+
+create function audit.passes_its_rows(relation oid, trigger_name name, operation text)
+    returns boolean
+    language plpgsql
+    stable
+    set search_path = pg_catalog, pg_temp
+as $function$
+begin
+    -- A trigger that somebody else made of a capture function may not pass the rows: their names would mean a temporary table or
+    -- view of the caller's, which must not be read with these rights.
+    return to_regclass('pg_temp.audit_new_rows') is null and to_regclass('pg_temp.audit_old_rows') is null
+        or exists (select from pg_catalog.pg_trigger t
+                   where t.tgrelid = relation and t.tgname = trigger_name
+                     and (operation = 'DELETE' or t.tgnewtable = 'audit_new_rows')
+                     and (operation = 'INSERT' or t.tgoldtable = 'audit_old_rows'));
+end
+$function$;
+comment on function audit.passes_its_rows(oid, name, text) is
+    'Whether a trigger''s transition tables are what their names mean in this session. For sessions with temporary tables: in others nothing else can be meant.';
+
+create function audit.first_row_sql(variable text, source text, is_current text default null)
+    returns text
+    language sql
+    immutable
+    parallel safe
+    -- A column of the table may have any name, but hardly these.
+return format($sql$
+            select *, exists (select from %2$s offset 1) as "audit: there are more"%3$s into %1$s from %2$s limit 1;$sql$,
+    variable, source, coalesce(', ' || is_current || ' as "audit: it is current"', ''));
+comment on function audit.first_row_sql(text, text, text) is
+    'The code that reads the first row of a transition table into a record, with whether there are more. is_current: an expression to read with it.';
+
 create function audit.function_sql(tracked audit.tracked_table, relation oid)
     returns text
     language plpgsql
@@ -234,6 +348,7 @@ declare
     lookup_probe text := '';
     actor_check text := '';
     unpaired_check text := '';
+    current_sql text;
 begin
     -- Names, not OIDs, for the parents of lookups: the text must hold after a restore, and a parent that is gone reads as
     -- changed. What one asks of a column is asked only once it is known to be there.
@@ -268,8 +383,10 @@ begin
                       'where n.nspname = %L and c.relname = %L and c.relkind = %L)', s.nspname, c.relname, c.relkind) as parent_oid
         from pg_class c join pg_namespace s on s.oid = c.relnamespace where c.oid = l.parent) n;
 
+    current_sql := format('coalesce(audit.table_has_shape(%s, %L) and %s, false)', relation, table_shape, lookup_check);
     if tracked.missing_actor = 'refuse' then
         actor_check := $sql$
+    -- Whose actor is plain has one.
     if audit_actor.actor_type = 'system' then
         raise exception 'a write to %.% needs an actor', tg_table_schema, tg_table_name
             using errcode = 'insufficient_privilege',
@@ -280,9 +397,9 @@ begin
     if is_partitioned then
         -- A BEFORE trigger of the partition that a row moves into can suppress it: then old and new rows do not pair up.
         unpaired_check := $sql$
-    if tg_op = 'UPDATE' then
-        audit_is_unpaired := (select count(*) from audit_old_rows) <> (select count(*) from audit_new_rows);
-    end if;$sql$;
+        if tg_op = 'UPDATE' then
+            audit_is_unpaired := (select count(*) from audit_old_rows) <> (select count(*) from audit_new_rows);
+        end if;$sql$;
     end if;
 
     return format($sql$
@@ -290,8 +407,10 @@ begin
 declare
     -- None has a value to begin with: each would be an expression more for every write.
     audit_actor audit.actor_context;
+    audit_given text;
+    audit_context jsonb;
     audit_instant bigint;
-    audit_rows integer;
+    audit_is_alone boolean;
     audit_o record;
     audit_n record;
     audit_changed integer[];
@@ -308,79 +427,84 @@ declare
     audit_types oid[];
     audit_follows_lookups boolean;
 begin
-    if tg_op = 'TRUNCATE' then
-        -- A partitioned table holds no rows of its own: TRUNCATE fires the triggers of its partitions too.
-        -- Not by its one row: a transaction with an old snapshot that truncates twice finds that twice.
-        if exists (select from pg_catalog.pg_class where oid = tg_relid and relkind = 'p') then
-            return null;
-        end if;
-        audit_actor := audit.read_actor_context();%5$s
-        audit_moment := audit.write_moment();
-        audit_is_current := audit.count_is_exact(tg_relid);
-        -- An estimate reads no column, and may be the word of a snapshot that is older than the settings.
-        execute audit.truncate_sql(case when audit_is_current then audit.capture_pieces(%3$s, tg_relid) else %10$L::jsonb end,
-                                   tg_relid, audit_is_current)
-        using audit_moment, audit_actor, %1$s, %2$s;
-        return null;
-    end if;
-    -- A trigger that somebody else made of this function may not pass the rows: their names would mean a temporary table or view
-    -- of the caller's, which must not be read with these rights.
-    if pg_my_temp_schema() <> 0
-       and (to_regclass('pg_temp.audit_new_rows') is not null or to_regclass('pg_temp.audit_old_rows') is not null)
-       and not exists (select from pg_catalog.pg_trigger t
-                       where t.tgrelid = tg_relid and t.tgname = tg_name
-                         and (tg_op = 'DELETE' or t.tgnewtable = 'audit_new_rows')
-                         and (tg_op = 'INSERT' or t.tgoldtable = 'audit_old_rows')) then
-        raise exception 'trigger %% on %%.%% does not pass its rows to the log', tg_name, tg_table_schema, tg_table_name
-            using errcode = 'insufficient_privilege',
-                  hint = 'Drop that trigger; audit.enable_tracking makes those that capture needs.';
-    end if;%9$s
-
-    -- Not current: the table was changed and this function was not compiled anew. Its fragments are then asked for afresh.
-    if current_setting('transaction_isolation') in ('read committed', 'read uncommitted') then
-        -- Queries without parameters, so that each has one plan. A partition, or the table after a restore, has another number.
-        if tg_relid <> %4$s then
-            if tg_op = 'DELETE' then
-                select count(*) into audit_rows from (select from audit_old_rows limit 2) s;
-            else
-                select count(*) into audit_rows from (select from audit_new_rows limit 2) s;
+    -- What nearly every write is: READ COMMITTED, on the table this was compiled for. A transaction of one row pays for each
+    -- statement that runs here.
+    if tg_relid = %4$s and %21$s
+       and current_setting('transaction_isolation') in ('read committed', 'read uncommitted')
+       and (pg_my_temp_schema() = 0 or audit.passes_its_rows(tg_relid, tg_name, tg_op)) then
+        -- Queries without parameters, so that each has one plan.
+        if tg_op = 'DELETE' then%22$s
+            if not found then
+                return null;
             end if;
-            audit_is_current := coalesce(%19$s = %20$L and %11$s, false);
-        elsif tg_op = 'DELETE' then
-            select count(*), coalesce(audit.table_has_shape(%4$s, %20$L) and %11$s, false) into audit_rows, audit_is_current
-            from (select from audit_old_rows limit 2) s;
-        else
-            select count(*), coalesce(audit.table_has_shape(%4$s, %20$L) and %11$s, false) into audit_rows, audit_is_current
-            from (select from audit_new_rows limit 2) s;
+            audit_is_current := audit_o."audit: it is current";
+            audit_is_alone := not audit_o."audit: there are more";
+        else%23$s
+            if not found then
+                return null;
+            end if;
+            audit_is_current := audit_n."audit: it is current";
+            audit_is_alone := not audit_n."audit: there are more";
         end if;
     else
-        -- The snapshot may be older than another session's ALTER TABLE: it shows the catalogue as it was, the rows are what is.
-        audit_follows_lookups := true;
-        if tg_op = 'DELETE' then
-            select count(*) into audit_rows from (select from audit_old_rows limit 2) s;
-            audit_shape := %12$s;
-            if audit_shape = %14$L then
-                audit_types := %15$s;
+        if tg_op = 'TRUNCATE' then
+            -- A partitioned table holds no rows of its own: TRUNCATE fires the triggers of its partitions too.
+            -- Not by its one row: a transaction with an old snapshot that truncates twice finds that twice.
+            if exists (select from pg_catalog.pg_class where oid = tg_relid and relkind = 'p') then
+                return null;
             end if;
+            audit_actor := audit.read_actor_context();%5$s
+            audit_moment := audit.write_moment();
+            audit_settings := audit.take_settings();
+            audit_is_current := audit.count_is_exact(tg_relid);
+            -- An estimate reads no column, and may be the word of a snapshot that is older than the settings.
+            execute audit.truncate_sql(case when audit_is_current then audit.capture_pieces(%3$s, tg_relid) else %10$L::jsonb end,
+                                       tg_relid, audit_is_current)
+            using audit_moment, audit_actor, %1$s, %2$s;
+            perform audit.give_settings_back(audit_settings);
+            return null;
+        end if;
+        if pg_my_temp_schema() <> 0 and not audit.passes_its_rows(tg_relid, tg_name, tg_op) then
+            raise exception 'trigger %% on %%.%% does not pass its rows to the log', tg_name, tg_table_schema, tg_table_name
+                using errcode = 'insufficient_privilege',
+                      hint = 'Drop that trigger; audit.enable_tracking makes those that capture needs.';
+        end if;
+        if tg_op = 'DELETE' then%24$s
+            audit_is_alone := not audit_o."audit: there are more";
+        else%25$s
+            audit_is_alone := not audit_n."audit: there are more";
+        end if;%9$s
+        if not found and audit_is_unpaired is not true then
+            return null;
+        end if;
+        -- Not current: the table was changed and this function was not compiled anew. Its fragments are then asked for afresh.
+        if current_setting('transaction_isolation') in ('read committed', 'read uncommitted') then
+            -- A partition, or the table after a restore, has another number.
+            audit_is_current := coalesce(%19$s = %20$L and %11$s, false);
         else
-            select count(*) into audit_rows from (select from audit_new_rows limit 2) s;
-            audit_shape := %13$s;
-            if audit_shape = %14$L then
-                audit_types := %16$s;
+            -- The snapshot may be older than another session's ALTER TABLE: it shows the catalogue as it was, the rows are what is.
+            audit_follows_lookups := true;
+            if tg_op = 'DELETE' then
+                audit_shape := %12$s;
+                if audit_shape = %14$L then
+                    audit_types := %15$s;
+                end if;
+            else
+                audit_shape := %13$s;
+                if audit_shape = %14$L then
+                    audit_types := %16$s;
+                end if;
+            end if;%18$s
+            audit_is_current := coalesce(audit_types = %17$L::oid[] and audit_follows_lookups and %11$s, false);
+            if not audit_is_current and audit_types is null then
+                execute 'select ' || audit.row_types_sql(case tg_op when 'DELETE' then 'audit_old_rows' else 'audit_new_rows' end,
+                                                         array(select json_object_keys(audit_shape::json)))
+                into audit_types;
             end if;
-        end if;%18$s
-        audit_is_current := coalesce(audit_types = %17$L::oid[] and audit_follows_lookups and %11$s, false);
-        if not audit_is_current and audit_types is null then
-            execute 'select ' || audit.row_types_sql(case tg_op when 'DELETE' then 'audit_old_rows' else 'audit_new_rows' end,
-                                                     array(select json_object_keys(audit_shape::json)))
-            into audit_types;
         end if;
     end if;
 
-    if audit_rows = 0 and audit_is_unpaired is not true then
-        return null;
-    end if;
-    if audit_rows = 1 and audit_is_current and audit_is_unpaired is not true then
+    if audit_is_alone and audit_is_current and audit_is_unpaired is not true then
         if tg_op = 'UPDATE' then%8$s
         elsif tg_op = 'INSERT' then%6$s
         else%7$s
@@ -389,19 +513,16 @@ begin
 
     audit_pieces := case when audit_is_current then %10$L::jsonb
                          else audit.capture_pieces(%3$s, tg_relid, audit_shape, audit_types, coalesce(audit_follows_lookups, true)) end;
+    audit_settings := audit.take_settings();
     if audit_is_unpaired then
         audit_actor := audit.read_actor_context();%5$s
         audit_moment := audit.write_moment();
         execute audit.bulk_sql(audit_pieces, 'DELETE', null) using audit_moment, audit_actor, %1$s, %2$s;
         audit_moment := audit.write_moment();
         execute audit.bulk_sql(audit_pieces, 'INSERT', null) using audit_moment, audit_actor, %1$s, %2$s;
+        perform audit.give_settings_back(audit_settings);
         return null;
     end if;
-    -- Pairing old and new rows is most of what many rows cost: hashed in memory, not sorted on disk. Compiling a plan that runs
-    -- once takes longer than running it. The transaction gets its settings back below; an error puts them back by itself.
-    audit_settings := array[current_setting('work_mem'), current_setting('enable_mergejoin'), current_setting('jit')];
-    perform set_config('work_mem', '16MB', true) where pg_size_bytes(audit_settings[1]) < 16777216;
-    perform set_config('enable_mergejoin', 'off', true), set_config('jit', 'off', true);
     -- Planned each time: the plan that fitted one row would take minutes for many.
     if tg_op = 'UPDATE' then
         execute audit.changed_columns_sql(audit_pieces) into audit_columns;
@@ -412,8 +533,7 @@ begin
         execute audit.bulk_sql(audit_pieces, tg_op, audit_columns)
         using audit_moment, audit_actor, %1$s, %2$s;
     end if;
-    perform set_config('work_mem', audit_settings[1], true), set_config('enable_mergejoin', audit_settings[2], true),
-            set_config('jit', audit_settings[3], true);
+    perform audit.give_settings_back(audit_settings);
     return null;
 end
 $sql$,
@@ -436,7 +556,12 @@ $sql$,
         audit.row_types(relation),
         coalesce(lookup_probe, ''),
         audit.shape_sql('tg_relid'),
-        table_shape);
+        table_shape,
+        case when is_partitioned then 'tg_op in (''INSERT'', ''DELETE'')' else 'tg_op <> ''TRUNCATE''' end,
+        audit.first_row_sql('audit_o', 'audit_old_rows', current_sql),
+        audit.first_row_sql('audit_n', 'audit_new_rows', current_sql),
+        audit.first_row_sql('audit_o', 'audit_old_rows'),
+        audit.first_row_sql('audit_n', 'audit_new_rows'));
 end
 $function$;
 comment on function audit.function_sql(audit.tracked_table, oid) is 'The body of a tracked table''s compiled trigger function.';

@@ -315,24 +315,16 @@ begin
     update audit.tracked_table t
     set compiled_digest = md5(body)
     where t.id = tracked_id;
-    -- The settings stand for the caller's: how a value is written must not depend on who writes it.
     execute format($sql$
 create or replace function audit.%I()
     returns trigger
     language plpgsql
     security definer
     set search_path = pg_catalog, pg_temp
-    set timezone = 'UTC'
-    set datestyle = 'ISO, YMD'
-    set intervalstyle = 'postgres'
-    set extra_float_digits = '1'
-    set bytea_output = 'hex'
-    set row_security = 'on'
-    set constraint_exclusion = 'off'
-    set enable_hashjoin = 'on'
-    set enable_mergejoin = 'on'
-    set jit = 'off'
-as %L$sql$, function_name, body);
+    %s
+as %L$sql$, function_name,
+        (select string_agg(format('set %s = %L', split_part(n, ' = ', 1), split_part(n, ' = ', 2)), ' ') from unnest(audit.needed_settings(tracked, relation)) n),
+        body);
     if is_new then
         execute format('revoke all on function audit.%I() from public', function_name);
     end if;

@@ -95,7 +95,8 @@ grant select on audit.floor to audit_capture;
 grant usage on type audit.actor_context to audit_capture;
 grant execute on function
     audit.new_entry_id(timestamptz), audit.new_entry_id_at(bigint), audit.moment_at(bigint), audit.write_moment(), audit.write_instant(),
-    audit.read_actor_context(), audit.actor_is_plain(), audit.plain_actor_context(), audit.judge_actor_context(),
+    audit.read_actor_context(), audit.given_actor(), audit.actor_is_plain(text), audit.has_context(text), audit.plain_actor_type(),
+    audit.plain_context(), audit.passes_its_rows(oid, name, text), audit.take_settings(), audit.give_settings_back(text[]),
     audit.split_edge(text), audit.table_has_shape(oid, text), audit.shape_sql(text),
     audit.capture_pieces(bigint, oid, text, oid[], boolean), audit.row_types_sql(text, text[]), audit.changed_columns_sql(jsonb), audit.pair_sql(), audit.object_sql(jsonb, text),
     audit.row_event_sql(jsonb, text, text[]), audit.row_sql(jsonb, text, text[]), audit.bulk_sql(jsonb, text, text[]),
