@@ -90,14 +90,17 @@ def _values(columns: int, characters: int, only: str = "true", order: str = "key
                     union select jsonb_object_keys(case jsonb_typeof(after) when 'object' then after end)) as keys (key)
               where {only} order by {order} limit {columns + 1}) as shown
         left join lateral (select before -> key where before ? key) as b (value) on true
-        left join lateral (select after -> key where after ? key) as a (value) on true) as values"""
+        left join lateral (select after -> key where after ? key) as a (value) on true)"""
 
 
 # A line of the timeline tells the columns of an update, and those that sentences name, which come first. An entry's own
 # page shows all, and of each value as much as can be read; that of a bulk entry has many rows.
-LINE_VALUES = _values(5, 120, "operation = 'UPDATE' or key = any(%(named)s)", "key = any(%(named)s) desc, key")
-VALUES = _values(SHOWN_COLUMNS, READABLE_CHARACTERS)
-ROW_VALUES = _values(SHOWN_COLUMNS, SHOWN_CHARACTERS)
+_LINE_VALUES = _values(5, 120, "operation = 'UPDATE' or key = any(%(named)s)", "key = any(%(named)s) desc, key")
+# Most others have none of them, which costs less to see.
+LINE_VALUES = f"""
+    case when operation = 'UPDATE' or before ?| %(named)s or after ?| %(named)s then {_LINE_VALUES} end as values"""
+VALUES = _values(SHOWN_COLUMNS, READABLE_CHARACTERS) + " as values"
+ROW_VALUES = _values(SHOWN_COLUMNS, SHOWN_CHARACTERS) + " as values"
 
 _KEY = """
     k.prefix as id, k.name, 'service' as type, k.workspace_id, k.role, k.is_noted,
@@ -825,14 +828,14 @@ async def first_changes(database: Database, reader: Reader, entries: Iterable[Ro
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """How many entries there are by day and event, and by event and kind of resource: rows of these and a number.
+    """How many entries there are by event and day (of days since 1970), and by event and kind of resource.
 
     `is_whole`: of all days that are kept and all events, whatever time and events the list is narrowed to; else of the
     list alone.
     """
 
-    days: Sequence[tuple[str, str, int]]
-    kinds: Sequence[tuple[str, str, int]]
+    days: Mapping[str, Mapping[int, int]]
+    kinds: Mapping[tuple[str, str], int]
     is_whole: bool
 
 
@@ -849,51 +852,55 @@ async def find_timeline(
         if are_counted(listing.filters):
             found, overview = await _find_with_overview(snapshot, reader, listing, columns)
         elif "q" in listing.filters:
-            groups = _groups(f"(select {_OVERVIEW_COLUMNS} from hit)")
+            groups = _groups(_by_reading("hit"))
             found, row = await _search(snapshot, listing, columns, "*", f", {groups}")
             overview = _read_overview([row], is_whole=False)
         else:
             # What is found by reading is read once for both: the days add up to the count.
             reading = _Reading(listing.filters, await _indexed(snapshot, listing))
             indexed, values = reading.cut(listing.lower, listing.upper)
-            grouped = _grouped(f"select {_OVERVIEW_COLUMNS} from ({entries('*', listing.filters, indexed)}) as entry")
-            [[row]] = await snapshot.ask((grouped, values))
+            groups = _groups(_by_reading(f"({entries('*', listing.filters, indexed)}) as entry"))
+            [[row]] = await snapshot.ask((f"select {groups}", values))
             overview = _read_overview([row], is_whole=False)
-            count = sum(number for *_, number in overview.days)
+            count = sum(overview.kinds.values())
             found = await _find_known(snapshot, listing, reading, columns, count)
     if found.page > found.total_pages:
         raise InvalidPage
     return found, overview
 
 
-_OVERVIEW_COLUMNS = "(created_at at time zone 'UTC')::date as day, event, resource_type, 1 as entries"
-
-
-def _grouped(source: str, where: str = "true") -> str:
-    """The SELECT of an overview of the entries of a SELECT; `where` narrows that by day."""
+def _by_reading(source: str, where: str = "true") -> str:
+    """The SELECT of the numbers of entries that have to be read, by day, event and kind of resource."""
     return f"""
-        with part (day, event, resource_type, entries) as materialized ({source})
-        select {_groups("part", where)}"""
+        select (created_at at time zone 'UTC')::date, event, resource_type, count(*)
+        from {source} where {where} group by 1, 2, 3"""
 
 
-def _groups(part: str, where: str = "true") -> str:
-    """The two groupings of an overview, each as JSON."""
+def _groups(source: str, where: str = "true") -> str:
+    """An overview as one value, of a SELECT of day, event, kind of resource and number; `where` narrows that by day.
+
+    The days of a group are one text, `day number day number …`: a row or an object for each would cost more than to
+    count them.
+    """
     return f"""
-        (select json_agg(json_build_array(day, event, n))
-         from (select day, event, sum(entries) from {part} as part where {where} group by 1, 2)
-              as d (day, event, n)) as days,
-        (select json_agg(json_build_array(event, resource_type, n))
-         from (select event, resource_type, sum(entries) from {part} as part group by 1, 2)
-              as k (event, resource_type, n)) as kinds"""
+        (select json_agg(json_build_array(event, resource_type, days, n))
+         from (select event, resource_type,
+                      string_agg(concat(day - date '1970-01-01', ' ', n), ' ') filter (where {where}), sum(n)
+               from ({source}) as part (day, event, resource_type, n)
+               group by 1, 2) as found (event, resource_type, days, n)) as overview"""
 
 
 def _read_overview(rows: Iterable[Row], *, is_whole: bool) -> Overview:
-    groups: dict[str, dict[tuple[str, str], int]] = {"days": {}, "kinds": {}}
+    days: dict[str, dict[int, int]] = {}
+    kinds: dict[tuple[str, str], int] = {}
     for row in rows:
-        for name, numbers in groups.items():
-            for one, other, number in msgspec.json.decode(row[name] or b"[]", type=list[tuple[str, str, int]]):
-                numbers[one, other] = numbers.get((one, other), 0) + number
-    days, kinds = ([(*key, number) for key, number in numbers.items()] for numbers in groups.values())
+        groups = msgspec.json.decode(row["overview"] or b"[]", type=list[tuple[str, str, str | None, int]])
+        for event, kind, text, number in groups:
+            kinds[event, kind] = kinds.get((event, kind), 0) + number
+            numbers = list(map(int, (text or "").split()))
+            of_event = days.setdefault(event, {})
+            for day, of_day in zip(numbers[::2], numbers[1::2], strict=True):
+                of_event[day] = of_event.get(day, 0) + of_day
     return Overview(days, kinds, is_whole)
 
 
@@ -936,16 +943,14 @@ def _counted_overview(reader: Reader, listing: Listing) -> Statement:
         counted = f"""
             select (starts_at at time zone 'UTC')::date, event, resource_type, entries from audit.activity_total
             where part = 'day' and starts_at >= %(first)s and {where}"""
-    return _grouped(counted, by_day), values
+    return f"select {_groups(counted, by_day)}", values
 
 
 def _overview_since(reader: Reader, listing: Listing, counted_until: datetime | None) -> Statement:
     where, by_day, values = _overview_filters(reader, listing)
     lower = max(counted_until or values["first"], values["first"])
-    live = f"""
-        select {_OVERVIEW_COLUMNS} from audit.timeline
-        where {WITHIN} and {where}"""
-    return _grouped(live, by_day), {**values, "lower": lower, "upper": reader.horizon}
+    live = _by_reading("audit.timeline", f"{WITHIN} and {where}")
+    return f"select {_groups(live, by_day)}", {**values, "lower": lower, "upper": reader.horizon}
 
 
 async def _find_known(snapshot: Snapshot, listing: Listing, reading: _Reading, columns: str, count: int) -> Found:

@@ -18,14 +18,14 @@ import psycopg
 
 from daybook import keys
 
-from . import export, floor, generate, measure, plans, writes
+from . import export, floor, generate, measure, page, plans, writes
 from .contents import LARGEST
 from .generate import Log
 from .measure import Target
 from .questions import questions
 from .serving import App, served
 
-PARTS = ("requests", "floor", "export", "writes")
+PARTS = ("requests", "page", "floor", "export", "writes")
 NOTHING = "nothing"
 
 
@@ -70,6 +70,9 @@ def main() -> None:
         if "requests" in options.only:
             print("## Requests: p50 / p99 in ms by clients; partitions that the plans name / read\n", flush=True)
             asyncio.run(measure_requests(logs, apps, options.rounds, options.seconds, options.questions or [""]))
+        if "page" in options.only:
+            print("\n## The web page against the JSON of the same entries\n", flush=True)
+            page.compare(logs, apps, options.rounds)
         if "floor" in options.only:
             print("\n## The first page against its floor\n", flush=True)
             asyncio.run(floor.compare(logs, apps, options.rounds))

@@ -5,9 +5,10 @@ It counts nothing: the numbers are those of the overview.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from functools import lru_cache
 
 from ..addresses import Pairs
 from ..catalogue import LOG_TYPES, OTHER, type_of
@@ -17,25 +18,31 @@ from .frame import Frame
 from .narrowing import without_page
 
 LABELS = {**{name: kind.label for name, kind in LOG_TYPES.items()}, OTHER: "Other events"}
+EPOCH = date(1970, 1, 1).toordinal()
 # In the SVG's own units; each day is STEP wide.
 HEIGHT, STEP, BAR = 80, 10, 8
 
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """One day: its number of entries by log type, and the address of its entries."""
+    """One day: its number of entries, that of each log type as the histogram has them, and their address."""
 
     day: date
     x: int
     total: int
-    numbers: Sequence[tuple[str, int]]
+    numbers: Sequence[int]
     address: str
 
     @property
     def label(self) -> str:
         """The day and its number, as the bar says it."""
-        number = f"{self.total:,} {'entry' if self.total == 1 else 'entries'}"
-        return f"{self.day:%a} {self.day.day} {self.day:%b}: {number}"
+        return f"{name_of(self.day)}: {self.total:,} {'entry' if self.total == 1 else 'entries'}"
+
+
+@lru_cache(maxsize=1000)
+def name_of(day: date) -> str:
+    """A day in short: Sat 14 Mar."""
+    return f"{day:%a} {day.day} {day:%b}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,36 +69,34 @@ def draw(
         # Of the day in which retention begins a part is shown only.
         first = min(first + timedelta(days=1), last)
     events = listing.filters.get("event"), listing.filters.get("event_beginnings")
-    numbers: dict[str, dict[str, int]] = {}
-    for date_of, event, number in overview.days:
+    start = first.toordinal() - EPOCH
+    length = last.toordinal() - EPOCH - start + 1
+    # Of each log type a number a day.
+    numbers: dict[str, list[int]] = {}
+    for event, of_event in overview.days.items():
         if _is_asked_for(event, *events):
-            of_day = numbers.setdefault(date_of, {})
-            log_type = type_of(event)
-            of_day[log_type] = of_day.get(log_type, 0) + number
+            of_type = numbers.setdefault(type_of(event), [0] * length)
+            for number_of_day, number in of_event.items():
+                if 0 <= number_of_day - start < length:
+                    of_type[number_of_day - start] += number
+    numbers = {name: numbers[name] for name in LABELS if any(numbers.get(name, ()))}
+    totals = list(map(sum, zip(*numbers.values(), strict=True))) if numbers else [0] * length
     kept = without_page(query, "from", "until", "days", "created_after", "created_before")
     # Written once for all days.
     address = frame.link("", [*kept, ("from", "0000-00-00"), ("until", "0000-00-00")])
     days = []
-    for index in range((last - first).days + 1):
+    for index, total in enumerate(totals):
         day = first + timedelta(days=index)
-        of_day = numbers.get(day.isoformat(), {})
         # A day without entries leads nowhere.
-        days.append(
-            Day(
-                day,
-                index * STEP,
-                sum(of_day.values()),
-                [(name, of_day[name]) for name in LABELS if name in of_day],
-                address.replace("0000-00-00", day.isoformat()) if of_day else "",
-            )
-        )
-    highest = max((day.total for day in days), default=0)
+        leads_to = address.replace("0000-00-00", day.isoformat()) if total else ""
+        days.append(Day(day, index * STEP, total, [of_type[index] for of_type in numbers.values()], leads_to))
+    highest = max(totals)
     return Histogram(
         len(days) * STEP,
-        _paths(days, highest),
+        _paths(numbers, highest),
         days,
         highest,
-        sum(day.total for day in days),
+        sum(totals),
         overview.is_whole,
         _chosen(listing, first, last),
     )
@@ -114,15 +119,17 @@ def _is_asked_for(event: str, names: object, beginnings: object) -> bool:
     return event in names or any(event.startswith(pattern[:-1].replace("\\_", "_")) for pattern in beginnings)
 
 
-def _paths(days: Sequence[Day], highest: int) -> list[tuple[str, str, str]]:
+def _paths(numbers: Mapping[str, Sequence[int]], highest: int) -> list[tuple[str, str, str]]:
     """Each log type with its label and the outline of its bars, the first at the bottom."""
-    outlines: dict[str, list[str]] = {name: [] for name in LABELS}
-    for day in days:
-        below = 0.0
-        for name, number in day.numbers:
-            # What is there can be seen.
-            height = max(number / highest * HEIGHT, 1.0)
-            top = max(HEIGHT - below - height, 0)
-            outlines[name].append(f"M{day.x + 1} {top:.1f}h{BAR}V{HEIGHT - below:.1f}h-{BAR}z")
-            below = HEIGHT - top
-    return [(name, LABELS[name], "".join(outline)) for name, outline in outlines.items() if outline]
+    paths = []
+    tops = [float(HEIGHT)] * len(next(iter(numbers.values()), ()))
+    for name, of_type in numbers.items():
+        outline = []
+        for index, number in enumerate(of_type):
+            if number:
+                bottom = tops[index]
+                # What is there can be seen.
+                top = tops[index] = max(bottom - max(number / highest * HEIGHT, 1.0), 0)
+                outline.append(f"M{index * STEP + 1} {top:.1f}h{BAR}V{bottom:.1f}h-{BAR}z")
+        paths.append((name, LABELS[name], "".join(outline)))
+    return paths

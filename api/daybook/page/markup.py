@@ -38,22 +38,22 @@ def bars(days: Sequence[Day]) -> Markup:
     """The links over the bars of a histogram."""
     return Markup(
         "\n".join(
-            f'<a href="{escape(day.address)}" tabindex="-1"><title>{day.label}</title>'
-            f'<rect x="{day.x}" y="0" width="{STEP}" height="{HEIGHT}"></rect></a>'
-            for day in days
-            if day.total
+            [
+                f'<a href="{escape(day.address)}" tabindex="-1"><title>{day.label}</title>'
+                f'<rect x="{day.x}" y="0" width="{STEP}" height="{HEIGHT}"></rect></a>'
+                for day in days
+                if day.total
+            ]
         )
     )
 
 
 def rows(histogram: Histogram) -> Markup:
     """The days of a histogram as rows of its table, newest first."""
-    names = [name for name, _, _ in histogram.paths]
     written = []
     for day in reversed(histogram.days):
         if day.total:
-            of = dict(day.numbers)
-            cells = "".join(f"<td>{number:,}</td>" for number in (day.total, *(of.get(name, 0) for name in names)))
+            cells = "".join([f"<td>{number:,}</td>" for number in (day.total, *day.numbers)])
             written.append(f'<tr><th scope="row"><a href="{escape(day.address)}">{day.day}</a></th>{cells}</tr>')
     return Markup("\n".join(written))
 

@@ -165,7 +165,7 @@ def _in_words(text: str) -> str:
 def write_menus(query: Pairs, overview: Overview | None, catalogue: Catalogue) -> Menus:
     """What the form's menus offer, with the numbers of the overview."""
     given = {name: value for name, value in query if value}
-    events, types, kinds = _sums(overview.kinds if overview else ())
+    events, types, kinds = _sums(overview.kinds if overview else {})
     chosen_type, chosen_event, chosen_kind = (given.get(name, "") for name in ("type", "event", "resource_type"))
     days = given.get("days", "90")
     known = bool(overview and overview.is_whole)
@@ -181,11 +181,11 @@ def write_menus(query: Pairs, overview: Overview | None, catalogue: Catalogue) -
     )
 
 
-def _sums(rows: Sequence[tuple[str, str, int]]) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
+def _sums(numbers: Mapping[tuple[str, str], int]) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
     events: dict[str, int] = {}
     types: dict[str, int] = {}
     kinds: dict[str, int] = {}
-    for event, kind, number in rows:
+    for (event, kind), number in numbers.items():
         events[event] = events.get(event, 0) + number
         kinds[kind] = kinds.get(kind, 0) + number
         log_type = type_of(event)
