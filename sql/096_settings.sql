@@ -353,6 +353,7 @@ begin
         delete from audit.tracked_table t where t.id = tracked.id;
         execute format('drop function if exists audit.%I()', 'capture_' || tracked.id);
         perform audit.keep_lookups(tracked.id, relation, '{}');
+        perform audit.keep_told_shape(tracked.id, null);
         delete from audit.rewritten_table r where r.tracked_table_id = tracked.id;
         perform audit.write_event('tracking_disabled', format('%I.%I', tracked.table_schema, tracked.table_name), tracked.workspace, null);
     end if;

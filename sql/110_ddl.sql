@@ -688,3 +688,51 @@ begin
 end
 $function$;
 comment on function audit.follow_partitions() is 'Event trigger: new partitions of a tracked table get its triggers, detached ones lose them.';
+
+create function audit.follow_identity()
+    returns event_trigger
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+-- Belongs to the superuser who installs: a table and the publication that it is in have different owners.
+declare
+    relation oid;
+    published oid;
+begin
+    -- Of tables that the witness looks at the WAL keeps old rows whole. From 18 on the server refuses UPDATE and DELETE of those where
+    -- a virtual generated column, which cannot be published, is a part of the row: a migration that adds one must not break later
+    -- writes because of us.
+    for relation, published in
+        with recursive member(relid, root) as (
+            select root.oid, root.oid
+            from pg_event_trigger_ddl_commands() d
+            cross join lateral (select coalesce(pg_partition_root(d.objid::regclass)::oid, d.objid) as oid) root
+            where d.classid = 'pg_class'::regclass
+              and exists (select from pg_publication_rel r join pg_publication p on p.oid = r.prpubid
+                          where r.prrelid = root.oid and p.pubname = 'daybook_witness')
+            union
+            select i.inhrelid, m.root from member m join pg_inherits i on i.inhparent = m.relid and not i.inhdetachpending
+        )
+        select c.oid, m.root
+        from member m
+        join pg_class c on c.oid = m.relid
+        where c.relkind = 'r' and c.relreplident = 'f'
+          and exists (select from pg_attribute a where a.attrelid = c.oid and a.attgenerated = 'v' and not a.attisdropped)
+    loop
+        begin
+            execute format('alter table only %s replica identity default', relation::regclass);
+            if not exists (select from pg_index i where i.indrelid = relation and i.indisprimary) then
+                execute format('alter publication daybook_witness drop table %s', published::regclass);
+            end if;
+            raise warning 'the witness compares old values of % no longer: it has a virtual generated column', relation::regclass
+                using hint = '"daybook witness --start" takes in what can be compared.';
+        exception when others then
+            raise warning 'pg_daybook could not give % back its replica identity: %', relation::regclass, sqlerrm
+                using hint = '"daybook witness --stop" does: UPDATE and DELETE of the table are refused until then.';
+        end;
+    end loop;
+end
+$function$;
+comment on function audit.follow_identity() is
+    'Event trigger: a table that the witness looks at keeps its old rows whole no longer, once it has a virtual generated column.';

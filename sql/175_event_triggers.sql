@@ -25,6 +25,8 @@ begin
                 'Ends the tracking of dropped tables.'),
             ('audit_follow_partitions', 'ddl_command_end', array['ALTER TABLE', 'CREATE TABLE', 'CREATE SCHEMA'],
                 'Keeps the triggers on the partitions of tracked tables.'),
+            ('audit_follow_identity', 'ddl_command_end', array['ALTER TABLE', 'CREATE TABLE'],
+                'Keeps tables that the witness looks at open to UPDATE and DELETE.'),
             ('audit_guard_alteration', 'ddl_command_end', array[
                 'ALTER TABLE', 'ALTER SCHEMA', 'CREATE TRIGGER', 'ALTER TRIGGER', 'CREATE RULE', 'ALTER RULE',
                 'CREATE POLICY', 'ALTER POLICY', 'ALTER FUNCTION', 'ALTER ROUTINE',

@@ -29,7 +29,7 @@ begin
         select p.oid::regprocedure::text as name
         from pg_catalog.pg_proc p where p.pronamespace = 'audit'::regnamespace
           and not (installer_is_superuser and p.proname in (
-              'refuse_alteration', 'guard_alteration', 'guard_rewrite', 'guard_drop', 'create_event_triggers', 'admit_to_schema',
+              'refuse_alteration', 'guard_alteration', 'guard_rewrite', 'guard_drop', 'follow_identity', 'create_event_triggers', 'admit_to_schema',
               'keep_lookups', 'lookup_body', 'lookup_name', 'find_lookup', 'lookups_run_as_owner', 'runs_code_when_read',
               'runs_code_when_read_sql', 'compares_without_casts', 'text_sql', 'base_type', 'is_core_type', 'entry_words'))
     loop

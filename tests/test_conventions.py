@@ -88,7 +88,7 @@ def tracked(db: Connection) -> Connection:
                 "   and p.proowner <> case when p.proname ~ '^capture_[0-9]+$' then 'audit_capture'::regrole"
                 "     when p.proname ~ '^(guard_|keep_lookups|find_lookup|lookup_|lookups_run_as_owner"
                 "|compares_without_casts|text_sql|runs_code_when_read|base_type|is_core_type|refuse_alteration"
-                "|admit_to_schema|create_event_triggers|entry_words)' then 'postgres'::regrole"
+                "|admit_to_schema|follow_identity|create_event_triggers|entry_words)' then 'postgres'::regrole"
                 "     else 'audit_owner'::regrole end"
             ),
         ),

@@ -501,6 +501,15 @@ def test_what_one_older_transaction_told_another_does_not_tell_again(
     assert told(document)[len(others) :] == [*expected, {"renamed_columns": {"label": "title"}}]
 
 
+def test_what_was_told_is_forgotten_with_the_tracking(document: Connection, writer: Connection) -> None:
+    document.execute("alter table document add a integer")
+    writer.execute("alter table document rename title to name; commit")
+    kept = "select count(*) from pg_proc where pronamespace = 'audit'::regnamespace and proname ~ '^told_[0-9]+$'"
+    assert document.execute(kept).fetchone() == (1,)
+    document.execute("select audit.disable_tracking('document')")
+    assert document.execute(kept).fetchone() == (0,)
+
+
 def test_what_it_did_is_told_once_when_rolled_back_and_done_again(document: Connection, writer: Connection) -> None:
     document.execute("alter table document add a integer")
     others = told(document)

@@ -7,6 +7,7 @@ import csv
 import gzip
 import io
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -58,9 +59,15 @@ def log(db: Connection) -> Connection:
 
 @contextmanager
 def running(
-    database: Database, *arguments: str, stdout: int | IO[str] = subprocess.PIPE
+    database: Database, *arguments: str, stdout: int | IO[str] = subprocess.PIPE, room: int = resource.RLIM_INFINITY
 ) -> Iterator[subprocess.Popen[str]]:
-    """The command in a process of its own, which ends with the block."""
+    """The command in a process of its own, which ends with the block; no file it writes gets longer than `room`."""
+
+    def prepare() -> None:
+        # In the background a shell starts everything with SIGINT ignored.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+
     environment = {"DAYBOOK_DATABASE_URL": database.url("reader"), "DAYBOOK_STATEMENT_TIMEOUT": "10min"}
     with subprocess.Popen(
         [sys.executable, "-m", "daybook", *EXPORT, *arguments],
@@ -68,8 +75,7 @@ def running(
         stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
-        # In the background a shell starts everything with SIGINT ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=prepare,
     ) as process:
         try:
             yield process
@@ -330,6 +336,16 @@ def test_output_that_cannot_be_written_is_said(database: Database, log: Connecti
         _, said = process.communicate(timeout=20)
     assert (process.returncode, said) == (2, "daybook: cannot write to standard output: No space left on device\n")
     wait_for_no_export(log)
+
+
+@pytest.mark.parametrize("room", [0, 100])
+def test_a_file_that_finds_no_room_is_said_and_taken_away(
+    database: Database, log: Connection, tmp_path: Path, room: int
+) -> None:
+    with running(database, "--output", str(tmp_path / "log"), room=room) as process:
+        _, said = process.communicate(timeout=20)
+    assert (process.returncode, said) == (2, f"daybook: cannot write to {tmp_path}/log: File too large\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 # The progress bar

@@ -122,7 +122,7 @@ def test_a_login_with_createrole_installs_all_but_the_event_triggers(empty_datab
     connection.execute("insert into document values (1, 'acme', 'T')")
     found = connection.execute("select after from audit.entry where operation = 'INSERT'").fetchall()
     assert found == [({"id": 1, "title": "T", "workspace_id": "acme"},)]
-    assert count(connection, "select count(*) from audit.check() where problem = 'ddl_not_followed'") == 4
+    assert count(connection, "select count(*) from audit.check() where problem = 'ddl_not_followed'") == 5
 
 
 def test_the_unreleased_migration_is_frozen_from_sql() -> None:

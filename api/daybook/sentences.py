@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import NamedTuple
 
 import msgspec
 
@@ -25,8 +27,7 @@ _DECEPTIVE = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """A part of a sentence; `kind` says what it names: actor, resource, subject, value, or nothing (plain words).
 
     `id` is what the page finds it by; None: it cannot be looked for.
@@ -161,12 +162,18 @@ def _named(row: Row, phrase: Phrase, values: Sequence[Stored]) -> dict[str, list
     """What a phrase may name of an entry; what the entry lacks is not there."""
     subject = row["subject_name"] or row["subject_id"]
     named = {"resource": list(_resource(row)), "subject": [Piece(show(subject), "subject")] if subject else []}
-    wanted = {name for part in phrase if isinstance(part, Choice) for name in part.names}
-    wanted |= {part.name for part in phrase if isinstance(part, Name)}
-    for name in wanted - {"resource", "subject"}:
+    for name in _wanted(phrase):
         text = _value(row, name, values)
         named[name] = [Piece(show(text), "value")] if text else []
     return named
+
+
+@lru_cache(maxsize=1000)
+def _wanted(phrase: Phrase) -> frozenset[str]:
+    """What a phrase names beside the resource and the subject."""
+    wanted = {name for part in phrase if isinstance(part, Choice) for name in part.names}
+    wanted |= {part.name for part in phrase if isinstance(part, Name)}
+    return frozenset(wanted - {"resource", "subject"})
 
 
 def _value(row: Row, name: str, values: Sequence[Stored]) -> str | None:

@@ -72,7 +72,7 @@ class Outcome:
     misfits: int = 0
     # Updates of rows whose old values the WAL does not hold, without an entry: they may have changed nothing.
     unproved: int = 0
-    # Changed rows of tables that are not tracked now, entries of tables that are not published.
+    # Changed rows and entries of tables that are not tracked now, or not looked at, or were not yet.
     not_compared: int = 0
     position: str = ""
 
@@ -89,7 +89,17 @@ class Tracked:
     redacted: frozenset[str]
     columns: frozenset[str]
     generated: frozenset[str]
+    # Whether its changes are published, those of insertions at least; whether updates and deletions are.
     published: bool
+    in_full: bool
+    # The first transaction id that was not yet given out when it was taken in.
+    since: int
+
+    def is_looked_at(self, operation: str, xid: int) -> bool:
+        """Whether what such a transaction did to it is in the WAL that the witness gets."""
+        # Ids of the WAL have 32 bits: those before `since` are the 2^31 behind it.
+        is_early = (xid - self.since) & 0xFFFF_FFFF >= 2**31
+        return self.published and not is_early and (self.in_full or operation in ("INSERT", "TRUNCATE"))
 
 
 @dataclass(slots=True)
@@ -123,6 +133,8 @@ class LogEntry:
     oid: int
     operation: str
     row_count: int
+    # Else its rows are counted alone.
+    is_compared: bool
     found: int = 0
 
 
@@ -161,6 +173,7 @@ def start(connection: Connection[Any], warn: Callable[[str], object]) -> str:
     published = [table.name for table in tables if not table.inserts_only]
     _publish(connection, PUBLICATION, ["audit.entry", "audit.change", *published])
     _publish(connection, INSERTS, [table.name for table in tables if table.inserts_only])
+    _note_since(connection)
     for table in tables:
         if table.inserts_only:
             warn(f"of {table.name} insertions alone are compared: updates could fail for want of a key")
@@ -227,22 +240,42 @@ def _keep_whole_rows(connection: Connection[Any], tables: Sequence[str]) -> None
         """,
         [list(tables), list(tables)],
     ).fetchall()
-    before = _identities(connection)
+    notes = _notes(connection)
     for name, identity, index in rows:
-        before.setdefault(name, [identity, index])
-    comment = sql.SQL("comment on publication {} is {}").format(
-        sql.Identifier(PUBLICATION), sql.Literal(json.dumps(before, ensure_ascii=False))
-    )
-    connection.execute(comment)
+        notes["identities"].setdefault(name, [identity, index])
+    _write_down(connection, notes)
     for name, _, _ in rows:
         _alter_briefly(connection, f"alter table only {name} replica identity full")
 
 
-def _identities(connection: Connection[Any]) -> dict[str, list[str | None]]:
+def _note_since(connection: Connection[Any]) -> None:
+    """Write down since when each published table is looked at, for those of which that is not known yet."""
+    rows = connection.execute(
+        """
+        select r.prrelid::text, pg_snapshot_xmax(pg_current_snapshot())::text::bigint
+        from pg_publication_rel r join pg_publication p on p.oid = r.prpubid where p.pubname in (%s, %s)
+        """,
+        [PUBLICATION, INSERTS],
+    ).fetchall()
+    notes = _notes(connection)
+    # One that left the publications, as audit.follow_identity has it, and came back begins anew.
+    notes["since"] = {oid: notes["since"].get(oid, xid) for oid, xid in rows}
+    _write_down(connection, notes)
+
+
+def _notes(connection: Connection[Any]) -> dict[str, dict[str, Any]]:
+    """What stands in the publication's comment: `identities` by table, and `since`, transaction ids by its OID."""
     row = connection.execute(
         "select obj_description(oid, 'pg_publication') from pg_publication where pubname = %s", [PUBLICATION]
     ).fetchone()
-    return dict(json.loads(row[0])) if row and row[0] else {}
+    return dict(json.loads(row[0])) if row and row[0] else {"identities": {}, "since": {}}
+
+
+def _write_down(connection: Connection[Any], notes: dict[str, dict[str, Any]]) -> None:
+    comment = sql.SQL("comment on publication {} is {}").format(
+        sql.Identifier(PUBLICATION), sql.Literal(json.dumps(notes, ensure_ascii=False))
+    )
+    connection.execute(comment)
 
 
 def _alter_briefly(connection: Connection[Any], statement: str) -> None:
@@ -288,7 +321,7 @@ def stop(connection: Connection[Any], warn: Callable[[str], object]) -> str:
     slot = slot_name(connection)
     if connection.execute("select from pg_catalog.pg_replication_slots where slot_name = %s", [slot]).rowcount:
         connection.execute("select pg_catalog.pg_drop_replication_slot(%s)", [slot])
-    before = _identities(connection)
+    before = _notes(connection)["identities"]
     for publication in (PUBLICATION, INSERTS):
         connection.execute(f"drop publication if exists {publication}".encode())
     for name, (identity, index) in before.items():
@@ -454,7 +487,7 @@ class _Comparison:
                 for part in range(parts):
                     if part:
                         messages.rewind(first)
-                    end = _Part(self, part, parts, left).compare(messages)
+                    end = _Part(self, begin.xid, part, parts, left).compare(messages)
                 break
             except TooManyError:
                 parts *= 4
@@ -463,7 +496,7 @@ class _Comparison:
         self.outcome.rows += left.rows
         self.outcome.entries += left.entries
         self.outcome.not_compared += left.not_compared
-        for kind, what in _Verdict(self, left).misfits():
+        for kind, what in _Verdict(self, begin.xid, left).misfits():
             self.outcome.misfits += 1
             self.tell(Misfit(kind, begin.xid, begin.committed_at, what))
         return end
@@ -477,14 +510,19 @@ def _tracked(connection: Connection[Any]) -> Iterator[Tracked]:
                array(select a.attname::text from pg_attribute a
                      where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped),
                array(select a.attname::text from pg_attribute a where a.attrelid = c.oid and a.attgenerated <> ''),
-               exists (select from pg_publication_rel r join pg_publication p on p.oid = r.prpubid
-                       where r.prrelid = c.oid and p.pubname in ('daybook_witness', 'daybook_witness_inserts'))
+               p.names is not null, coalesce(%s = any(p.names), false)
         from audit.tracked_table t
         join pg_namespace n on n.nspname = t.table_schema
         join pg_class c on c.relnamespace = n.oid and c.relname = t.table_name
-        """
+        cross join lateral (
+            select array_agg(p.pubname::text) as names
+            from pg_publication_rel r join pg_publication p on p.oid = r.prpubid
+            where r.prrelid = c.oid and p.pubname in (%s, %s)) p
+        """,
+        [PUBLICATION, PUBLICATION, INSERTS],
     )
-    for oid, schema, name, keys, excluded, redacted, columns, generated, published in rows:
+    since = _notes(connection)["since"]
+    for oid, schema, name, keys, excluded, redacted, columns, generated, published, in_full in rows:
         yield Tracked(
             oid,
             schema,
@@ -495,6 +533,8 @@ def _tracked(connection: Connection[Any]) -> Iterator[Tracked]:
             frozenset(columns),
             frozenset(generated),
             published,
+            in_full,
+            since.get(str(oid), 0),
         )
 
 
@@ -516,8 +556,9 @@ class _Left:
 class _Part:
     """One pass over a transaction, which looks at the rows whose keys fall into this part."""
 
-    def __init__(self, comparison: _Comparison, part: int, parts: int, left: _Left) -> None:
+    def __init__(self, comparison: _Comparison, xid: int, part: int, parts: int, left: _Left) -> None:
         self.comparison = comparison
+        self.xid = xid
         self.part, self.parts = part, parts
         self.left = left
         self.pending: dict[tuple[int, str, str | None], list[Change]] = {}
@@ -556,7 +597,7 @@ class _Part:
 
     def _change(self, change: Change) -> None:
         table = self.comparison.tables.get(change.oid)
-        if table is None:
+        if table is None or not table.tracked.is_looked_at(change.operation, self.xid):
             self.left.not_compared += self.part == 0
             return
         if change.operation == "UPDATE" and change.whole and not _changed(table, change):
@@ -588,17 +629,20 @@ class _Part:
         place = (str(values["table_schema"]), str(values["table_name"]))
         oid = self.comparison.names.get(place, 0)
         table = self.comparison.tracked.get(oid)
-        if oid and (table is None or not table.published):
-            self.left.not_compared += self.part == 0
-            return
+        # An update that moves rows to another partition inserts them: of that it is looked at.
+        looked_at = "INSERT" if operation == "UPDATE" else operation
+        is_compared = not oid or (table is not None and table.is_looked_at(looked_at, self.xid))
+        self.left.not_compared += self.part == 0 and not is_compared
         count = int(str(values["row_count"]))
+        if not is_compared and (operation == "TRUNCATE" or count == 1):
+            return
         if operation == "TRUNCATE":
             partition = "partition" in ((_object(values["context"]) or {}).get("details") or {})
             self.left.truncations_told[oid] = self.left.truncations_told.get(oid, True) and partition
         elif count == 1:
             self._told(values, str(values["id"]), oid, operation)
         else:
-            entry = self.entries[str(values["id"])] = LogEntry(oid, operation, count)
+            entry = self.entries[str(values["id"])] = LogEntry(oid, operation, count, is_compared)
             for row, _ in self.early.pop(str(values["id"]), []):
                 self._told_of(entry, row)
 
@@ -612,7 +656,8 @@ class _Part:
 
     def _told_of(self, entry: LogEntry, values: dict[str, Value]) -> None:
         entry.found += 1
-        self._told(values, str(values["entry_id"]), entry.oid, entry.operation)
+        if entry.is_compared:
+            self._told(values, str(values["entry_id"]), entry.oid, entry.operation)
 
     def _told(self, values: dict[str, Value], entry_id: str, oid: int, operation: str) -> None:
         table = self.comparison.tables.get(oid)
@@ -723,8 +768,9 @@ def _is_right(comparison: _Comparison, table: Table, row: dict[str, Value], name
 class _Verdict:
     """What of a transaction is left is paired as far as it belongs together, and the rest told."""
 
-    def __init__(self, comparison: _Comparison, left: _Left) -> None:
+    def __init__(self, comparison: _Comparison, xid: int, left: _Left) -> None:
         self.comparison = comparison
+        self.xid = xid
         self.left = left
         self.by_key: dict[tuple[int, str, str | None], list[Change]] = {}
         for key, change in left.changes:
@@ -733,7 +779,12 @@ class _Verdict:
     def misfits(self) -> Iterator[tuple[str, str]]:
         told = [row for row in self.left.told if not self._is_move(row) and not self._is_late(row)]
         for row in told:
-            yield self._misfit_of(row)
+            tracked = self.comparison.tracked.get(row.oid)
+            if tracked is not None and not tracked.is_looked_at(row.operation, self.xid):
+                self._take_moved(row)
+                self.comparison.outcome.not_compared += 1
+            else:
+                yield self._misfit_of(row)
         for (oid, operation, key), changes in self.by_key.items():
             table = self.comparison.tables[oid]
             assert table is not None
@@ -771,6 +822,14 @@ class _Verdict:
                         self._take(place, position)
                         return True
         return False
+
+    def _take_moved(self, told: LogRow) -> None:
+        """Where insertions alone are published: the one by which an update moved its row, if it did."""
+        table = self.comparison.tables.get(told.oid)
+        for number, come in enumerate(self.by_key.get((told.oid, "INSERT", told.key), [])):
+            if table is not None and come.new is not None and not _wrong(self.comparison, table, come.new, told.after):
+                self._take((told.oid, "INSERT", told.key), number)
+                return
 
     def _places_of(self, told: LogRow, table: Table) -> list[tuple[int, str, str | None]]:
         """Where the row that came may stand: under the same key, or, when that changed, under any."""

@@ -4438,6 +4438,7 @@ begin
         delete from audit.tracked_table t where t.id = tracked.id;
         execute format('drop function if exists audit.%I()', 'capture_' || tracked.id);
         perform audit.keep_lookups(tracked.id, relation, '{}');
+        perform audit.keep_told_shape(tracked.id, null);
         delete from audit.rewritten_table r where r.tracked_table_id = tracked.id;
         perform audit.write_event('tracking_disabled', format('%I.%I', tracked.table_schema, tracked.table_name), tracked.workspace, null);
     end if;
@@ -5335,6 +5336,54 @@ begin
 end
 $function$;
 comment on function audit.follow_partitions() is 'Event trigger: new partitions of a tracked table get its triggers, detached ones lose them.';
+
+create function audit.follow_identity()
+    returns event_trigger
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $function$
+-- Belongs to the superuser who installs: a table and the publication that it is in have different owners.
+declare
+    relation oid;
+    published oid;
+begin
+    -- Of tables that the witness looks at the WAL keeps old rows whole. From 18 on the server refuses UPDATE and DELETE of those where
+    -- a virtual generated column, which cannot be published, is a part of the row: a migration that adds one must not break later
+    -- writes because of us.
+    for relation, published in
+        with recursive member(relid, root) as (
+            select root.oid, root.oid
+            from pg_event_trigger_ddl_commands() d
+            cross join lateral (select coalesce(pg_partition_root(d.objid::regclass)::oid, d.objid) as oid) root
+            where d.classid = 'pg_class'::regclass
+              and exists (select from pg_publication_rel r join pg_publication p on p.oid = r.prpubid
+                          where r.prrelid = root.oid and p.pubname = 'daybook_witness')
+            union
+            select i.inhrelid, m.root from member m join pg_inherits i on i.inhparent = m.relid and not i.inhdetachpending
+        )
+        select c.oid, m.root
+        from member m
+        join pg_class c on c.oid = m.relid
+        where c.relkind = 'r' and c.relreplident = 'f'
+          and exists (select from pg_attribute a where a.attrelid = c.oid and a.attgenerated = 'v' and not a.attisdropped)
+    loop
+        begin
+            execute format('alter table only %s replica identity default', relation::regclass);
+            if not exists (select from pg_index i where i.indrelid = relation and i.indisprimary) then
+                execute format('alter publication daybook_witness drop table %s', published::regclass);
+            end if;
+            raise warning 'the witness compares old values of % no longer: it has a virtual generated column', relation::regclass
+                using hint = '"daybook witness --start" takes in what can be compared.';
+        exception when others then
+            raise warning 'pg_daybook could not give % back its replica identity: %', relation::regclass, sqlerrm
+                using hint = '"daybook witness --stop" does: UPDATE and DELETE of the table are refused until then.';
+        end;
+    end loop;
+end
+$function$;
+comment on function audit.follow_identity() is
+    'Event trigger: a table that the witness looks at keeps its old rows whole no longer, once it has a virtual generated column.';
 
 -- What is no write, the application records itself.
 
@@ -6570,7 +6619,7 @@ begin
            'restore again, without --no-owner'::text
     from pg_proc p join pg_roles r on r.oid = p.proowner
     where p.pronamespace = 'audit'::regnamespace and p.prosecdef and r.rolsuper
-      and p.proname not in ('keep_lookups', 'admit_to_schema') and p.proname !~ '^(lookup_[0-9]+_|capture_[0-9]+$)'
+      and p.proname not in ('keep_lookups', 'admit_to_schema', 'follow_identity') and p.proname !~ '^(lookup_[0-9]+_|capture_[0-9]+$)'
     having count(*) > 0;
 
     for missing, path in
@@ -6580,6 +6629,7 @@ begin
             ('audit_follow_rewrite', 'DDL that rewrites the rows of a tracked table can leave no entry'),
             ('audit_follow_drop', 'a dropped table keeps its settings'),
             ('audit_follow_partitions', 'new partitions are not tracked'),
+            ('audit_follow_identity', 'a migration beside the witness can leave a table that refuses UPDATE'),
             ('audit_guard_alteration', 'the owner of the log can take its guards away'),
             ('audit_guard_rewrite', 'the owner of the log can rewrite entries'),
             ('audit_guard_drop', 'the owner of the log can drop its days')) expected(name, consequence)
@@ -7102,6 +7152,8 @@ begin
                 'Ends the tracking of dropped tables.'),
             ('audit_follow_partitions', 'ddl_command_end', array['ALTER TABLE', 'CREATE TABLE', 'CREATE SCHEMA'],
                 'Keeps the triggers on the partitions of tracked tables.'),
+            ('audit_follow_identity', 'ddl_command_end', array['ALTER TABLE', 'CREATE TABLE'],
+                'Keeps tables that the witness looks at open to UPDATE and DELETE.'),
             ('audit_guard_alteration', 'ddl_command_end', array[
                 'ALTER TABLE', 'ALTER SCHEMA', 'CREATE TRIGGER', 'ALTER TRIGGER', 'CREATE RULE', 'ALTER RULE',
                 'CREATE POLICY', 'ALTER POLICY', 'ALTER FUNCTION', 'ALTER ROUTINE',
@@ -7167,7 +7219,7 @@ begin
         select p.oid::regprocedure::text as name
         from pg_catalog.pg_proc p where p.pronamespace = 'audit'::regnamespace
           and not (installer_is_superuser and p.proname in (
-              'refuse_alteration', 'guard_alteration', 'guard_rewrite', 'guard_drop', 'create_event_triggers', 'admit_to_schema',
+              'refuse_alteration', 'guard_alteration', 'guard_rewrite', 'guard_drop', 'follow_identity', 'create_event_triggers', 'admit_to_schema',
               'keep_lookups', 'lookup_body', 'lookup_name', 'find_lookup', 'lookups_run_as_owner', 'runs_code_when_read',
               'runs_code_when_read_sql', 'compares_without_casts', 'text_sql', 'base_type', 'is_core_type', 'entry_words'))
     loop

@@ -546,7 +546,7 @@ KINDS: dict[str, Kind] = {
         hindrance=no_clock,
     ),
     "memory": Kind(
-        "`daybook serve` and `daybook export`, which export values of 3 MB, get no more than 0 to 24 MB more memory",
+        "`daybook serve`, exporting values of 3 MB, gets 0 to 24 MB more memory at most, `daybook export` 0, 1 or 8",
         "8 transactions were open",
         "an answer or a file that looks whole is right; another status than 200 and 503 is a problem",
         memory_limited,

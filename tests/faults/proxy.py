@@ -14,6 +14,7 @@ class Proxy:
 
     def __init__(self, port: int) -> None:
         self._behind = port
+        self._is_closed = False
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listening.getsockname()[1]
@@ -21,6 +22,7 @@ class Proxy:
 
     def close(self) -> None:
         """Take no more, and cut what there is."""
+        self._is_closed = True
         # Closing alone does not wake the thread that waits for connections.
         with suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)
@@ -32,7 +34,6 @@ class Proxy:
         cut = 0
         for pair in list(self._pairs):
             if chance.random() < share:
-                self._pairs.remove(pair)
                 cut += 1
                 for side in pair:
                     with suppress(OSError):
@@ -40,20 +41,33 @@ class Proxy:
         return cut
 
     def _accept(self) -> None:
-        while True:
+        while not self._is_closed:
             try:
                 client, _ = self._listening.accept()
             except OSError:
-                return
+                # A client that was gone before it was taken is no reason to let the others wait.
+                continue
             try:
                 server = socket.create_connection(("127.0.0.1", self._behind))
             except OSError:
                 # The server takes none now: whoever waits learns it, and others are taken.
                 client.close()
                 continue
-            self._pairs.append((client, server))
-            for source, target in ((client, server), (server, client)):
-                threading.Thread(target=self._hand_on, args=(source, target), daemon=True).start()
+            threading.Thread(target=self._connect, args=(client, server), daemon=True).start()
+
+    def _connect(self, client: socket.socket, server: socket.socket) -> None:
+        """Hand on in both directions until both sides are done."""
+        pair = client, server
+        self._pairs.append(pair)
+        if self._is_closed:
+            self.cut(1.0, random.Random())
+        back = threading.Thread(target=self._hand_on, args=(server, client), daemon=True)
+        back.start()
+        self._hand_on(client, server)
+        back.join()
+        self._pairs.remove(pair)
+        for side in pair:
+            side.close()
 
     def _hand_on(self, source: socket.socket, target: socket.socket) -> None:
         with suppress(OSError):
