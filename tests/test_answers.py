@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
+from daybook import front
 from tests.conftest import Database, TestServer
 from tests.reading import (
     AS_ADMIN,
@@ -465,3 +466,17 @@ def test_the_unexpected_is_answered_without_a_trace_of_it(database: Database, db
     with opened(database) as api:
         answer = api.get(WORKSPACE, headers=AS_ADMIN)
     assert (answer.status_code, answer.text) == (500, '{"detail":"Something went wrong; it has been logged."}')
+
+
+@pytest.mark.parametrize("part", ["entry_page", "answer_without_memory"])
+def test_too_little_memory_is_answered_503(filled: Database, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("daybook.answers.entry_page", fail)
+    if part == "answer_without_memory":
+        # Not even for the answer that says so.
+        monkeypatch.setitem(front.EXCEPTION_HANDLERS, MemoryError, fail)
+    with opened(filled) as api:
+        answer = api.get(WORKSPACE, headers=AS_ADMIN)
+    assert (answer.status_code, answer.text, answer.headers["Retry-After"]) == (503, UNREADABLE, "5")

@@ -250,6 +250,7 @@ def test_a_database_that_does_not_answer_is_exit_code_3(
         (psycopg.errors.lookup("55P03")("locked"), 2, "locked"),
         (psycopg.DataError("odd"), 2, "odd"),
         (psycopg.ProgrammingError("bad value"), 2, "bad value"),
+        (MemoryError(), 2, "there is not enough memory"),
         (TypeError("?"), 2, r"something unexpected went wrong: TypeError: \? \(.*, line \d+\)"),
     ],
 )

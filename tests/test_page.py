@@ -247,6 +247,18 @@ def test_a_log_that_cannot_be_read_is_no_empty_page(database: Database, db: Conn
     assert "Could not read The log cannot be read at the moment." in words(answer.text)
 
 
+def test_too_little_memory_is_a_page_too(database: Database, db: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    add_keys(db)
+    monkeypatch.setattr("daybook.page.timeline.write_menus", fail)
+    with opened(database) as web:
+        answer = web.get(PAGE, headers=SIGNED_IN)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+    assert "Could not read The log cannot be read at the moment." in words(answer.text)
+
+
 def test_the_unexpected_is_shown_without_a_trace_of_it(database: Database, db: Connection) -> None:
     add_keys(db)
     db.execute("alter view audit.timeline rename to timeline_of_old")

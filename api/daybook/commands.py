@@ -106,6 +106,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         return INTERRUPTED
     except OutputError as error:
         return _complain(f"cannot write to standard output: {error}", WRONG_USE)
+    except MemoryError:
+        return _complain("there is not enough memory", WRONG_USE)
     except (SettingError, PostgresError, SealError) as error:
         return _complain(str(error), WRONG_USE)
     except (psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction):

@@ -12,7 +12,7 @@ from litestar import Litestar, MediaType, Request, Response
 from litestar.exceptions import HTTPException
 from litestar.types import ASGIApp, ExceptionHandlersMap, HTTPScope, Message, Receive, Send
 
-from .errors import NotFound, PermissionDenied, Refusal, TooLong
+from .errors import NotFound, PermissionDenied, Refusal, TooLong, Unreadable
 
 READ_ONLY = "/api/v1/notification"
 READING_METHODS = "GET, HEAD, OPTIONS"
@@ -45,9 +45,32 @@ class App(Litestar):
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """ASGI: requests go through the front, everything else (lifespan) straight on."""
         if scope["type"] == "http":
-            await front(super().__call__, scope, receive, send, self.on_denied)
+            await _answered(super().__call__, scope, receive, send, self.on_denied)
         else:
             await super().__call__(scope, receive, send)
+
+
+async def _answered(
+    app: ASGIApp,
+    scope: HTTPScope,
+    receive: Receive,
+    send: Send,
+    on_denied: Callable[[HTTPScope], None] | None,
+) -> None:
+    """The front, and what is left to say when there was no memory even for the answer that there is none."""
+    is_begun = False
+
+    async def send_and_note(message: Message) -> None:
+        nonlocal is_begun
+        is_begun = True
+        await send(message)
+
+    try:
+        await front(app, scope, receive, send_and_note, on_denied)
+    except MemoryError:
+        if is_begun:
+            raise
+        await _refuse(Unreadable(), send)
 
 
 async def front(
@@ -126,6 +149,7 @@ async def _refuse(refusal: Refusal, send: Send, allow: str | None = None) -> Non
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
         *([(b"allow", allow.encode())] if allow else []),
+        *((name.lower().encode(), value.encode()) for name, value in refusal.headers.items()),
     ]
     await _with_headers(send)({"type": "http.response.start", "status": refusal.status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": False})
@@ -160,8 +184,15 @@ def answer_unexpected(request: Request[Any, Any, Any], error: Exception) -> Resp
     return answer_refusal(request, Refusal())
 
 
+def answer_without_memory(request: Request[Any, Any, Any], _: MemoryError) -> Response[Any]:
+    """Too little memory for this request beside others: it may do later. Its traceback would take more."""
+    logger.error("%s %s failed: out of memory", request.scope["method"], request.scope["path"])
+    return answer_refusal(request, Unreadable())
+
+
 EXCEPTION_HANDLERS: ExceptionHandlersMap = {
     Refusal: answer_refusal,
+    MemoryError: answer_without_memory,
     HTTPException: answer_http_exception,
     Exception: answer_unexpected,
 }

@@ -166,17 +166,23 @@ class Writer:
             select.select([], [connection], [])
         if self._stop.wait(self.random.uniform(0, self.thinking / 2)):
             raise StoppedError
-        while connection.pgconn.is_busy():
-            select.select([connection], [], [])
-            connection.pgconn.consume_input()
         results = []
-        while result := connection.pgconn.get_result():
+        while result := self._result(connection):
             results.append(result)
         # What comes after the answer is not about the commit.
         if results[0].status != psycopg.pq.ExecStatus.COMMAND_OK:
             code = (results[0].error_field(psycopg.pq.DiagnosticField.SQLSTATE) or b"").decode()
             failure = psycopg.errors.lookup(code) if code else psycopg.OperationalError
             raise failure(results[0].get_error_message())
+
+    def _result(self, connection: Connection) -> psycopg.pq.abc.PGresult | None:
+        """The next result, None after the last."""
+        # Before each: get_result() would wait for what is still to come and let no other thread run meanwhile, not even
+        # the proxy that hands it on.
+        while connection.pgconn.is_busy():
+            select.select([connection], [], [])
+            connection.pgconn.consume_input()
+        return connection.pgconn.get_result()
 
     def _try(self, connection: Connection, transaction: Transaction) -> None:
         savepoint = transaction.savepoint()

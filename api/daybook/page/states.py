@@ -14,7 +14,7 @@ from litestar.exceptions import HTTPException
 
 from ..credentials import Reader
 from ..errors import InvalidPage, NotAuthenticated, NotFound, PermissionDenied, Refusal, Unreadable
-from ..front import answer_http_exception, answer_unexpected
+from ..front import answer_http_exception, answer_unexpected, answer_without_memory
 from ..positions import Position
 from ..settings import Settings
 from .frame import PATH, Frame, redirect, render
@@ -97,8 +97,15 @@ def answer_unexpected_on_page(request: Request[Any, Any, Any], error: Exception)
     return answer_refusal(request, Refusal())
 
 
+def answer_without_memory_on_page(request: Request[Any, Any, Any], error: MemoryError) -> Response[Any]:
+    """Too little memory for this page beside others."""
+    answer_without_memory(request, error)
+    return answer_refusal(request, Unreadable())
+
+
 HANDLERS: Any = {
     Refusal: answer_refusal,
+    MemoryError: answer_without_memory_on_page,
     HTTPException: answer_http_exception,
     Exception: answer_unexpected_on_page,
 }
