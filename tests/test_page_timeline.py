@@ -13,6 +13,7 @@ import pytest
 
 from daybook import filters, parameters
 from daybook.catalogue import read_catalogue
+from daybook.sentences import name_row
 from tests.conftest import Database
 from tests.pages import Node, parsed
 from tests.reading import PAGE, Client, add_changes, add_entry, add_keys, opened, signed_in, today
@@ -95,6 +96,10 @@ def recent(db: Connection) -> datetime:
         ({"resource_name": None}, "updated the document 1"),
         ({"event": "dashboard_view_exported"}, "exported dashboard view: the document Revenue KPIs"),
         ({"event": "key_created", "resource_type": "audit_log"}, "created the key Revenue KPIs"),
+        (
+            {"event": "key_created", "resource_type": "audit_log", "context": {"details": {"name": "CI"}}},
+            "created the key CI Revenue KPIs",
+        ),
     ],
 )  # fmt: skip
 def test_an_entry_is_a_sentence(web: Client, db: Connection, columns: dict[str, Any], sentence: str) -> None:
@@ -298,6 +303,19 @@ def test_users_are_chosen_from_a_list_of_all_with_their_numbers(web: Client, db:
     people = page_of(web, "/people?type=resource").only("ul", class_="people-list").every("li")
     assert [person.text for person in people] == ["Bo 2, 2 entries", "Ada 1, 1 entry"]
     assert people[0].only("a")["href"] == "/settings/audit-log?performer_id=2&type=resource"
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "shown"),
+    [
+        ("Costs", "web.costs", ("Costs", "web.costs")),
+        ("web.costs", "web.costs", ("web.costs", "")),
+        (None, "web.costs", ("web.costs", "")),
+        (None, None, ("a row without a key", "")),
+    ],
+)
+def test_a_row_of_a_bulk_entry_is_named_once(name: str | None, own: str | None, shown: tuple[str, str]) -> None:
+    assert name_row({"resource_name": name, "resource_id": own}) == shown
 
 
 # Histogram

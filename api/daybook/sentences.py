@@ -120,8 +120,8 @@ def write_line(row: Row, catalogue: Catalogue, values: Sequence[Stored] = ()) ->
 
 def name_row(row: Row) -> tuple[str, str]:
     """The name of a row of a bulk entry, and its id where that is something else."""
-    name = row["resource_name"] or row["resource_id"] or "a row without a key"
-    return show(name), show(row["resource_id"]) if row["resource_name"] and row["resource_id"] else ""
+    name, own = row["resource_name"] or row["resource_id"] or "a row without a key", row["resource_id"] or ""
+    return show(name), show(own) if own != name else ""
 
 
 def name_kind(resource_type: str) -> str:
