@@ -327,6 +327,50 @@ def test_the_callers_settings_do_not_matter(document: Connection, setting: str) 
     assert trail(document, "operation")[3:] == [("TRUNCATE",)]
 
 
+ODD = (
+    "set timezone = 'Asia/Tokyo'; set datestyle = 'German'; set intervalstyle = 'sql_standard';"
+    " set extra_float_digits = -15; set bytea_output = 'escape'"
+)
+USUAL = "reset timezone; reset datestyle; reset intervalstyle; reset extra_float_digits; reset bytea_output"
+EVERY_SETTING = ["bytea_output", "constraint_exclusion", "datestyle", "extra_float_digits", "intervalstyle", "jit"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "values", "options", "wanted"),
+    [
+        ("a text, b numeric, c jsonb, d uuid[], m mood, x date, y timestamp",
+         "'ä', 1.50, '{\"n\": 1.0}', '{}', 'fine', '2026-03-04', '2026-03-04 05:06:07.8'", "", []),
+        ("a timestamptz, b timestamptz[]", "'2026-03-04 05:06:07.8+02', '{2026-03-04 05:06:07+02}'", "", ["timezone"]),
+        ("a date", "'2026-03-04'", ", resource_name_column => 'a'", [*EVERY_SETTING, "timezone"]),
+        ("a timestamptz", "'2026-03-04 05:06:07+02'", ", resource_id_columns => '{a}'", [*EVERY_SETTING, "timezone"]),
+        ("a real, b interval, c bytea, d tstzrange", "0.1, '1 mon', '\\x00ff', '[2026-03-04 05:06:07+02,)'", "",
+         [*EVERY_SETTING, "timezone"]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_function_sets_what_its_types_need_and_no_more(
+    db: Connection, columns: str, values: str, options: str, wanted: list[str], rows: int
+) -> None:
+    db.execute("create type mood as enum ('fine', 'bad')")
+    db.execute(f"create table sample (id integer primary key, workspace_id text, {columns})".encode())
+    db.execute(f"select audit.enable_tracking('sample'{options})".encode())
+    for number, settings in enumerate((ODD, USUAL)):
+        db.execute(settings)
+        for row in range(rows):
+            db.execute(f"insert into sample values ({10 * number + row}, 'acme', {values})".encode())
+        db.execute(f"delete from sample where id >= {10 * number}".encode())
+    told = "operation, resource_name, before - 'id', after - 'id', nullif(resource_id ~ '^[0-9]+$', true), resource_id"
+    found = [row[:5] + ((row[5],) if row[4] is not None else ()) for row in trail(db, told)]
+    kept = db.execute(
+        "select resource_name, before - 'id', nullif(resource_id ~ '^[0-9]+$', true) from audit.change order by row_key"
+    ).fetchall()
+    assert found[: len(found) // 2] == found[len(found) // 2 :]
+    assert kept[: len(kept) // 2] == kept[len(kept) // 2 :]
+    config = db.execute("select unnest(proconfig) from pg_proc where proname ~ '^capture_[0-9]+$'").fetchall()
+    names = {one.partition("=")[0].lower() for (one,) in config}
+    assert names == {"row_security", "search_path", *wanted}
+
+
 def test_a_truncate_in_a_repeatable_read_transaction_leaves_an_estimated_entry(
     database: Database, document: Connection
 ) -> None:
