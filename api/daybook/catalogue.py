@@ -133,7 +133,7 @@ def _named(name: str) -> Name:
     return Name(name)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Catalogue:
     """The phrases of events, and the labels that menus give them."""
 

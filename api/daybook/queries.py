@@ -5,7 +5,7 @@ It knows nothing of HTTP; rows leave it as the database gave them, stored JSON u
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -635,9 +635,11 @@ def _activity_statement(listing: Listing) -> Statement:
             where day between %(first)s::date and %(last)s::date and {OF_ACTOR} and {where} group by 1"""
         hours = "select null, null where false"
     else:
+        # Summed before the moments become numbers: those are fewer.
         counted = f"""
-            select extract(epoch from starts_at)::bigint, sum(entries)::bigint
-            from audit.activity_total where part = '{{}}' and {where} and {{}} group by 1"""
+            select extract(epoch from starts_at)::bigint, entries
+            from (select starts_at, sum(entries)::bigint from audit.activity_total
+                  where part = '{{}}' and {where} and {{}} group by 1) as total (starts_at, entries)"""
         days = counted.format("day", "starts_at between %(first)s and %(last)s")
         hours = " union ".join(
             counted.format("hour", f"starts_at >= %({day})s and starts_at < %({day})s + interval '1 day'")
@@ -645,15 +647,20 @@ def _activity_statement(listing: Listing) -> Statement:
         )
     selecting = f"""
         select counted_until, indexed_from,
-               (select json_agg(json_build_array(start, entries)) from ({days}) as d (start, entries)) as days,
-               (select json_agg(json_build_array(start, entries)) from ({hours}) as h (start, entries)) as hours
+               (select string_agg(concat(start, ' ', entries), ' ') from ({days}) as d (start, entries)) as days,
+               (select string_agg(concat(start, ' ', entries), ' ') from ({hours}) as h (start, entries)) as hours
         from audit.reading_bounds()"""
     return selecting, values
 
 
-def _by_moment(pairs: msgspec.Raw | None) -> dict[datetime, int]:
-    found = msgspec.json.decode(pairs, type=list[tuple[int, int]]) if pairs is not None else []
-    return {datetime.fromtimestamp(start, UTC): entries for start, entries in found}
+def _numbers(text: str | None) -> Iterator[tuple[int, int]]:
+    """The pairs of a text `day number day number …`; JSON for each would cost several times that."""
+    numbers = list(map(int, (text or "").split()))
+    return zip(numbers[::2], numbers[1::2], strict=True)
+
+
+def _by_moment(text: str | None) -> dict[datetime, int]:
+    return {datetime.fromtimestamp(start, UTC): entries for start, entries in _numbers(text)}
 
 
 def _counting(filters: Mapping[str, Any], found: Sequence[counts.Stretch], indexed: counts.Indexed | None) -> Statement:
@@ -879,8 +886,7 @@ def _by_reading(source: str, where: str = "true") -> str:
 def _groups(source: str, where: str = "true") -> str:
     """An overview as one value, of a SELECT of day, event, kind of resource and number; `where` narrows that by day.
 
-    The days of a group are one text, `day number day number …`: a row or an object for each would cost more than to
-    count them.
+    The days of a group are one text, for `_numbers`.
     """
     return f"""
         (select json_agg(json_build_array(event, resource_type, days, n))
@@ -897,9 +903,8 @@ def _read_overview(rows: Iterable[Row], *, is_whole: bool) -> Overview:
         groups = msgspec.json.decode(row["overview"] or b"[]", type=list[tuple[str, str, str | None, int]])
         for event, kind, text, number in groups:
             kinds[event, kind] = kinds.get((event, kind), 0) + number
-            numbers = list(map(int, (text or "").split()))
             of_event = days.setdefault(event, {})
-            for day, of_day in zip(numbers[::2], numbers[1::2], strict=True):
+            for day, of_day in _numbers(text):
                 of_event[day] = of_event.get(day, 0) + of_day
     return Overview(days, kinds, is_whole)
 

@@ -52,7 +52,7 @@ async def show_resource(
         name=show(names[0] if names else resource_id),
         resource_id=show(resource_id),
         found=found,
-        days=days_of(write_lines(found.rows, reader, catalogue, frame)),
+        days=days_of(write_lines(found.rows, catalogue, frame)),
         state=rebuild(history, place, (resource_id, reader.workspace_id)),
         at=at,
         moment=place.moment if place else None,

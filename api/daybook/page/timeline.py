@@ -6,10 +6,12 @@ It knows no SQL; every text of the log passes through sentences.show and the tem
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
+import msgspec
 from litestar import Response, get
+from markupsafe import Markup
 
 from .. import queries
 from ..addresses import Pairs, parse_query
@@ -19,23 +21,23 @@ from ..database import Row
 from ..errors import WrongParameters
 from ..parameters import Listing
 from ..routes import AnyRequest, TheDatabase, TheReader, TheSettings
-from ..sentences import Line, by_day, name_age, stored_values, write_line
+from ..sentences import Line, by_day, stored_values, write_line
 from .differences import summarise
 from .frame import PATH, Frame, Paging, render
 from .health import Watch
 from .histogram import draw
+from .markup import sentence
 from .narrowing import FIELDS, is_narrowed, parse_page_listing, without_page, write_chips, write_menus
 
 # Everything but what reading the log leaves, as the lists without filters have it.
 UNREAD = {"not_reading": True}
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """A line with its age, the columns of an update in short, and the addresses that belong to it."""
+class Shown(NamedTuple):
+    """A line with its sentence, the columns of an update in short, and its address; `more`: further columns."""
 
     line: Line
-    age: str
+    said: Markup
     summary: Sequence[tuple[str, str, str]]
     more: int
     address: str
@@ -51,15 +53,25 @@ def columns_named(catalogue: Catalogue) -> list[str]:
     return sorted(found)
 
 
-def write_lines(rows: Sequence[Row], reader: Reader, catalogue: Catalogue, frame: Frame) -> list[Shown]:
+def write_lines(rows: Sequence[Row], catalogue: Catalogue, frame: Frame) -> list[Shown]:
     """Entries as the timeline shows them."""
+    columns = tuple(rows[0]) if rows else ()
     shown = []
     for row in rows:
-        values = stored_values(row)
-        line = write_line(row, catalogue, values)
-        told, more = summarise(values) if row["operation"] == "UPDATE" and row["row_count"] == 1 else ([], 0)
-        shown.append(Shown(line, name_age(line.moment, reader.moment), told, more, frame.entry(line.id)))
+        # JSON as the database sent it cannot be told apart otherwise.
+        values = tuple(bytes(value) if isinstance(value, msgspec.Raw) else value for value in row.values())
+        shown.append(_written(columns, values, catalogue, frame))
     return shown
+
+
+@lru_cache(maxsize=2048)
+def _written(columns: tuple[str, ...], values: tuple[Any, ...], catalogue: Catalogue, frame: Frame) -> Shown:
+    """An entry as the timeline shows it, remembered by all that was read of it: most were on the page before."""
+    row: Row = dict(zip(columns, values, strict=True))
+    stored = stored_values(row)
+    line = write_line(row, catalogue, stored)
+    told, more = summarise(stored) if row["operation"] == "UPDATE" and row["row_count"] == 1 else ([], 0)
+    return Shown(line, sentence(line, frame), told, more, frame.entry(line.id))
 
 
 def days_of(lines: Sequence[Shown]) -> list[tuple[str, str, list[Shown]]]:
@@ -110,7 +122,7 @@ async def show_timeline(
             "menus": write_menus(query, overview, catalogue),
             "chips": write_chips(query, listing, frame, catalogue, found.rows),
             "found": found,
-            "days": days_of(write_lines(found.rows, reader, catalogue, frame)),
+            "days": days_of(write_lines(found.rows, catalogue, frame)),
             "histogram": draw(overview, listing, reader.moment, reader.oldest, query, frame),
             "paging": Paging.of(found, frame.root, query),
             "export": frame.link("/export", narrowing),
