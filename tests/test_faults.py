@@ -1,6 +1,6 @@
-"""One round of seven kinds of fault: the log equals what committed, seals verify, upkeep resumes.
+"""One round of nine kinds of fault: the log equals what committed, seals verify, upkeep resumes.
 
-`make faults` has all ten: app and connection depend too much on how busy a machine is, memory on what it has.
+`make faults` has all ten: what scarce memory meets depends too much on the machine.
 
 It must not time anything: which statements a fault meets is chance, what must hold afterwards is not.
 """
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(
     not Path("/proc/self/stat").exists(), reason="processes are found in /proc, which is Linux's"
 )
 SEED = 1
-ALWAYS = ["server", "backend", "upkeep", "sealing", "cancel"]
+ALWAYS = ["server", "backend", "app", "upkeep", "sealing", "connection", "cancel"]
 
 
 def faults(version: int, *kinds: str) -> list[Round]:
