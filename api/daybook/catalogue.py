@@ -133,12 +133,16 @@ def _named(name: str) -> Name:
     return Name(name)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Catalogue:
     """The phrases of events, and the labels that menus give them."""
 
     phrases: Mapping[str, Phrase] = field(default_factory=lambda: {e: parse_phrase(p) for e, p in PHRASES.items()})
     labels: Mapping[str, str] = field(default_factory=dict)
+
+    def __hash__(self) -> int:
+        """Cheap: there is one of them in an app, and what is remembered of a row is remembered by it too."""
+        return hash((len(self.phrases), len(self.labels)))
 
     def phrase(self, event: str) -> Phrase:
         """What an event says; one that is not known says itself: `document_exported` reads `exported document: …`."""
